@@ -1,0 +1,92 @@
+"""Writing to disk so that a kill, a full disk or a crash never leaves half a file.
+
+Everything is written under a temporary name beside its target, flushed to the disk, then renamed.
+A reader sees the old content, the new content or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+"""Prefix of every unfinished file or directory; safe to delete when nothing runs."""
+
+
+def atomic_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replaces ``path`` by ``data``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def atomic_text(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replaces ``path`` by ``text`` in UTF-8."""
+    atomic_bytes(path, text.encode(), mode=mode)
+
+
+def atomic_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Replaces ``path`` by ``value`` as indented JSON with sorted keys; NaN is refused."""
+    atomic_text(
+        path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", mode=mode
+    )
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary directory that becomes ``path`` when the block ends well.
+
+    An existing ``path`` is replaced. When the block raises, the temporary directory is removed and
+    ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+            path.rename(retired / path.name)
+            temporary.rename(path)
+            shutil.rmtree(retired)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sweep(directory: Path) -> None:
+    """Removes what interrupted writes left directly inside ``directory``."""
+    for leftover in directory.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
