@@ -1,0 +1,279 @@
+"""The recipe: one typed, frozen model of everything a run can be told.
+
+A YAML recipe states what differs from the defaults here; ``key=value`` overrides come last. Unknown
+keys are refused, cross-field rules are checked before anything expensive starts, and the resolved
+whole is kept in the run directory. Reading and overriding is ``fedllm.recipe``. This module imports
+neither torch nor a data library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
+Weighting = Literal["examples", "tokens", "uniform"]
+Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, no unknown keys, defaults checked, attribute docstrings kept."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class ModelConfig(Section):
+    """The base model, shared and frozen."""
+
+    name: str = "sample"
+    """``sample`` (ships with fedllm), a local folder, or a causal LM of the hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the base weights; ``auto`` is float32 on a CPU, the checkpoint's own type on a GPU."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Load the base through bitsandbytes (extra ``gpu``)."""
+    gradient_checkpointing: bool = False
+    """Trade compute for memory in the backward pass."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a hub model. Leave off unless you have read it."""
+
+
+class LoraConfig(Section):
+    """The adapter every client trains."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    """Scaling is ``alpha / rank`` (``alpha / sqrt(rank)`` with ``rslora``)."""
+    rslora: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    """Module name endings to adapt, or every linear layer but the output head."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which adapters are written and sent; training is always float32."""
+
+
+class SourceConfig(Section):
+    """One file, hub data set or built-in sample domain, and how its rows become examples."""
+
+    path: str
+    """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), or a hub data set ``org/name``."""
+    domain: str = ""
+    """Domain the rows belong to; empty takes it from ``columns.domain`` or the file's name."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    columns: dict[
+        Literal["instruction", "input", "output", "messages", "owner", "domain"], str
+    ] = Field(default_factory=dict)
+    """Which column plays which part, where the usual schemas are not detected."""
+    where: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Keep only rows whose columns have these values."""
+    instruction: str | None = None
+    """A fixed instruction for every row, e.g. of a labelled-sentence file."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Replace values of the output column, e.g. ``{"0": negative, "1": positive}``."""
+    checker: Literal["", "number", "label", "code", "exact"] = ""
+    """Exact checker that scores a response to these rows."""
+    topics: list[str] = Field(default_factory=list)
+    """Of a built-in sample domain: only these topics."""
+    limit: int | None = Field(None, ge=1)
+    """Take at most this many rows, drawn without replacement from the run's seed."""
+
+
+class DataConfig(Section):
+    """Who holds what, and what is public."""
+
+    root: Path = Path(".")
+    """Folder that relative paths below start from."""
+    private: list[SourceConfig] = Field(min_length=1)
+    """The clients' data."""
+    public: list[SourceConfig] = Field(default_factory=list)
+    """The public pool that retrieval draws from."""
+    test: list[SourceConfig] = Field(default_factory=list)
+    """Held-out data by domain; empty holds out ``test_fraction`` of every shard."""
+    partition: Literal["domain", "iid", "dirichlet", "owner"] = "domain"
+    """How private rows become shards: one client per domain, at random, Dirichlet over embedding
+    clusters (label skew), or by the column that names the owner."""
+    clients: int = Field(4, ge=1)
+    """Number of clients for ``iid`` and ``dirichlet``."""
+    beta: float = Field(0.1, gt=0)
+    """Dirichlet concentration; small is skewed."""
+    clusters: int = Field(100, ge=2)
+    """Embedding clusters that serve as labels for ``dirichlet``."""
+    max_owners: int | None = Field(None, ge=1)
+    """Keep only this many owners (largest first) with ``partition: owner``."""
+    samples_per_client: int | None = Field(None, ge=1)
+    """Cap on each shard."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Part of each shard held out when ``test`` is empty."""
+    test_samples: int = Field(100, ge=0)
+    """Cap on each client's held-out set."""
+    template: Template = "alpaca"
+    """Prompt format; ``tokenizer`` uses the model's own chat template."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.test_fraction == 0 and not self.test:
+            raise ValueError(
+                "test_fraction=0 leaves nothing to evaluate on; "
+                "raise it to 0.1 or name held-out files under test"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """One client's local training in one round."""
+
+    steps: int = Field(10, ge=1)
+    """Optimiser steps per client and round."""
+    batch_size: int = Field(8, ge=1)
+    """Sequences per optimiser step, over all processes and accumulation steps."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Micro-batches a step is split into; divides ``batch_size``. Raise it when memory runs out."""
+    lr: float = Field(3e-4, gt=0)
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """Over rounds; constant inside a round."""
+    lr_floor: float = Field(0.1, ge=0, le=1)
+    """Last learning rate of the cosine, relative to ``lr``."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(512, ge=8)
+    """Longest sequence in tokens, prompt and response together."""
+    overlong: Literal["error", "drop", "truncate"] = "error"
+    """What happens to a sample longer than ``max_length``: stop, leave it out (counted), or cut the
+    end of its response (counted)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; ``auto`` is float32 on a CPU and bfloat16 on a GPU."""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 takes the machine's cores when the run is created and keeps that number."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of "
+                f"gradient_accumulation={self.gradient_accumulation}; change one of them"
+            )
+        return self
+
+
+class FederationConfig(Section):
+    """Who takes part, for how long."""
+
+    rounds: int = Field(10, ge=1)
+    clients_per_round: int | None = Field(None, ge=1)
+    """Cohort size; empty means everybody, every round."""
+    min_clients: int = Field(1, ge=1)
+    """Fewest usable updates with which a round stands."""
+    weights: Weighting = "examples"
+    """Aggregation weights: by training examples, by response tokens, or equal."""
+    seed: int = 0
+    """Root of every random draw of the run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FederationConfig:
+        cohort = self.clients_per_round
+        if cohort is not None and self.min_clients > cohort:
+            raise ValueError(
+                f"min_clients={self.min_clients} can never be met by "
+                f"clients_per_round={cohort}; lower the first or raise the second"
+            )
+        return self
+
+
+class FedIT(Section):
+    """FedAvg of the LoRA factors."""
+
+    name: Literal["fedit"] = "fedit"
+
+
+class LoraFair(Section):
+    """LoRA-FAIR: averaged A, corrected B."""
+
+    name: Literal["lora-fair"] = "lora-fair"
+    solver: Literal["ridge", "cosine", "sgd-paper"] = "ridge"
+    """Closed form, exact cosine optimum, or the published gradient descent (reproduction only)."""
+    lam: float = Field(0.01, ge=0)
+    """Weight of the correction's norm; relative to tr(G)/r for ``ridge``."""
+
+
+Algorithm = Annotated[FedIT | LoraFair, Field(discriminator="name")]
+
+
+class RetrievalConfig(Section):
+    """How clients' data is widened from the public pool."""
+
+    method: Literal["none", "random", "direct", "feddca"] = "none"
+    encoder: str = "minilm"
+    """``minilm`` (extra ``minilm``, works offline), ``hashing`` (no model), or any
+    sentence-transformers name or folder."""
+    per_client: int = Field(100, ge=1)
+    """Public examples each client receives."""
+    clusters: int = Field(10, ge=1)
+    """Centroids each client computes (fewer when its shard is small)."""
+    min_cluster_size: int = Field(3, ge=1)
+    """Smaller clusters are merged before anything leaves the client."""
+    selection: Literal["greedy+swap", "greedy", "swap", "paper"] = "greedy+swap"
+    max_similarity: float = Field(0.7, gt=0, le=1)
+    """Public items closer than this to the client's centre are left out."""
+    dedup: Literal["none", "global"] = "none"
+    """``global``: no public item goes to two clients."""
+
+
+class EvalConfig(Section):
+    """What is measured, and against what."""
+
+    every: int = Field(1, ge=1)
+    """Evaluate the global adapter after every so many rounds (the last one always)."""
+    arms: list[Arm] = Field(default_factory=list)
+    """Comparisons run beside the recipe's own system, on the same shards and budget."""
+    batch_size: int = Field(32, ge=1)
+    max_new_tokens: int = Field(32, ge=1)
+    probe_samples: int = Field(0, ge=0)
+    """Private samples per client used by the quick extraction probe; 0 skips it."""
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    dir: Path | None = None
+    """Run directory; empty means ``runs/<recipe name>``."""
+
+
+class RunConfig(Section):
+    """Everything a run can be told."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    algorithm: Algorithm = LoraFair()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    eval: EvalConfig = EvalConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        needs_pool = [arm for arm in self.eval.arms if arm == "fedit+random"]
+        if self.retrieval.method != "none":
+            needs_pool.append(f"retrieval.method={self.retrieval.method}")
+        if needs_pool and not self.data.public:
+            raise ValueError(
+                f"{needs_pool[0]} draws from a public pool but data.public is empty; "
+                "add a public source or set retrieval.method=none"
+            )
+        return self
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run lives."""
+        return self.output.dir or Path("runs") / self.name

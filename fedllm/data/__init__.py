@@ -1,0 +1,1 @@
+"""Reading, shaping and sharing out instruction data: the client side of the data flow."""

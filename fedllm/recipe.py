@@ -1,0 +1,179 @@
+"""Reading a YAML recipe, applying ``key=value`` overrides, and explaining what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fedllm.config import RunConfig
+from fedllm.errors import ConfigError
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a recipe and applies overrides.
+
+    Args:
+        source: A YAML file, or the name of a recipe that ships with fedllm (``demo``).
+        overrides: ``section.key=value`` with a YAML value, e.g. ``training.lr=1e-4``.
+
+    Raises:
+        ConfigError: The file, an override or a value is wrong; the message is one line per fault.
+    """
+    path = find_recipe(source)
+    values = _read(path)
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(source))
+
+
+def parse_recipe(values: dict[str, Any], source: str) -> RunConfig:
+    """Checks ``values`` against the model; ``source`` names them in messages."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_explain(fault) for fault in error.errors())
+        raise ConfigError(f"{source}: {faults}") from None
+
+
+def dump_recipe(config: RunConfig) -> str:
+    """The resolved recipe as YAML; reading it back gives an equal ``RunConfig``."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def find_recipe(source: str | Path) -> Path:
+    """The file behind ``source``: a path, or a recipe shipped with the package by name."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    name = path.stem if path.parent.name in ("", "recipes") else ""
+    if name in shipped:
+        return shipped[name]
+    raise ConfigError(
+        f"recipe {source} does not exist; give a YAML file or one of: {', '.join(sorted(shipped))}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with fedllm, by name."""
+    folder = Path(str(resources.files("fedllm.recipes")))
+    return {path.stem: path for path in folder.glob("*.yaml")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {_one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"recipe {path} holds no mapping; start it with a section, e.g. 'data:'")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Sets ``a.b=value`` (or ``a.0.b=value`` inside a list) in nested ``values``."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override '{override}' has no '='; write section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': {_one_line(error)}") from None
+    if isinstance(value, str):
+        value = _number(value)
+    *parents, last = key.split(".")
+    place: Any = values
+    for part in parents:
+        place = _descend(place, part, override)
+    if isinstance(place, list):
+        place[_position(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _descend(place: Any, part: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, override)]
+    child = place.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override '{override}': '{part}' is a value, not a section")
+    return child
+
+
+def _position(place: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise ConfigError(
+            f"override '{override}': '{part}' must be a position from 0 to {len(place) - 1}"
+        )
+    return int(part)
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-4`` as text; people who type it mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(fault: Any) -> str:
+    """One fault of pydantic as: field, value, what was expected, what to do."""
+    where = ".".join(str(part) for part in fault["loc"] if part not in _TAGS)
+    kind, value = fault["type"], fault.get("input")
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{_suggest(where)}"
+    if kind == "missing":
+        return f"{where}: is required"
+    message = fault["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{where}: {message}" if where else message
+    shown = f"={value!r}" if isinstance(value, str | int | float | bool) or value is None else ""
+    return f"{where}{shown}: {message[0].lower()}{message[1:]}"
+
+
+_TAGS = ("fedit", "lora-fair")
+"""Union tags that pydantic puts into error locations and that no recipe contains."""
+
+
+def _suggest(where: str) -> str:
+    *parents, key = where.split(".")
+    known = _keys(RunConfig, parents)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known keys: {', '.join(known)}" if known else ""
+
+
+def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Field names reachable at ``path`` of ``model``, over all members of a union."""
+    if not path:
+        return list(model.model_fields)
+    if path[0].isdigit():
+        return _keys(model, path[1:])
+    field = model.model_fields.get(path[0])
+    keys: list[str] = []
+    for section in _sections(field.annotation if field else None):
+        keys += [key for key in _keys(section, path[1:]) if key not in keys]
+    return keys
+
+
+def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, types.UnionType, list):
+        for argument in get_args(annotation):
+            yield from _sections(argument)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

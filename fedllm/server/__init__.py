@@ -1,0 +1,1 @@
+"""The server's half of a round: who takes part, and what their updates become."""

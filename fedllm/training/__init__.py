@@ -1,0 +1,1 @@
+"""Local training: the base model, prompts and loss masks, one client's round."""

@@ -1,0 +1,1 @@
+"""Recipes that ship with fedllm: YAML files, run by name (``fedllm run demo``)."""
