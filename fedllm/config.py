@@ -67,17 +67,22 @@ class SourceConfig(Section):
     subset: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a JSON file whose top level names several."""
     columns: dict[
-        Literal["instruction", "input", "output", "messages", "owner", "domain"], str
+        Literal["instruction", "input", "output", "messages", "owner", "domain", "reference"], str
     ] = Field(default_factory=dict)
-    """Which column plays which part, where the usual schemas are not detected."""
+    """Which column plays which part, where the usual schemas are not detected: a column's name, a
+    path into it (``answers.text.0``; ``questions.*.question`` makes one row per element), or a text
+    with columns in braces (``"{Body} {Question}"``). Positions (``"0"``) read a CSV without header."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keep only rows whose columns have these values."""
     instruction: str | None = None
     """A fixed instruction for every row, e.g. of a labelled-sentence file."""
     labels: dict[str, str] = Field(default_factory=dict)
-    """Replace values of the output column, e.g. ``{"0": negative, "1": positive}``."""
+    """Replace values of the output column, e.g. ``{"0": negative, "1": positive}``; numbers may be
+    compared (``">=0.1": positive``), and ``"*"`` stands for any other value."""
+    empty: Literal["error", "drop"] = "error"
+    """What happens to a row without instruction or response: stop, or leave it out (counted)."""
     checker: Literal["", "number", "label", "code", "exact"] = ""
     """Exact checker that scores a response to these rows."""
     topics: list[str] = Field(default_factory=list)
@@ -104,12 +109,14 @@ class DataConfig(Section):
     """Number of clients for ``iid`` and ``dirichlet``."""
     beta: float = Field(0.1, gt=0)
     """Dirichlet concentration; small is skewed."""
+    balanced: bool = True
+    """Shards of equal size with ``dirichlet``; false lets the sizes follow the draw too."""
     clusters: int = Field(100, ge=2)
     """Embedding clusters that serve as labels for ``dirichlet``."""
     max_owners: int | None = Field(None, ge=1)
     """Keep only this many owners (largest first) with ``partition: owner``."""
     samples_per_client: int | None = Field(None, ge=1)
-    """Cap on each shard."""
+    """Cap on each client's training rows."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Part of each shard held out when ``test`` is empty."""
     test_samples: int = Field(100, ge=0)
