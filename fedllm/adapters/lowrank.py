@@ -1,0 +1,234 @@
+"""Algebra on updates kept as factors: ``B @ A`` is never formed.
+
+A *stack* is a list of factor pairs, ``Bs[k] (d_out, r_k)`` and ``As[k] (r_k, d_in)``; the update it
+means is ``sum_k p_k B_k A_k``, of rank at most ``R = sum r_k``. All functions are pure, work in the
+dtype they are given (float32 or float64; upcast before), and treat any scaling as already folded
+into ``B``. Costs are for one module; ``r x r`` work is done in float64.
+
+Distances are between updates, not between factors: ``(B S)(S^-1 A)`` is the same adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Factors = tuple[Tensor, Tensor]
+"""``B (d_out, r)`` and ``A (r, d_in)`` of an update ``B @ A``."""
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """``sum_k w_k T_k``, added in the given order, element by element."""
+    total = tensors[0] * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total.add_(tensor, alpha=weight)
+    return total
+
+
+def inner(left: Factors, right: Factors) -> float:
+    """``<B1 A1, B2 A2>`` from two ``r1 x r2`` products."""
+    return float(((left[0].T @ right[0]) * (left[1] @ right[1].T)).sum(dtype=torch.float64))
+
+
+def norm(factors: Factors) -> float:
+    """``||B A||_F``."""
+    return math.sqrt(max(inner(factors, factors), 0.0))
+
+
+def distance(left: Factors, right: Factors) -> float:
+    """``||B1 A1 - B2 A2||_F``, accurate also when the two are close and of equal rank."""
+    if left[0].shape != right[0].shape:
+        return norm((torch.cat([left[0], -right[0]], 1), torch.cat([left[1], right[1]], 0)))
+    # B1 A1 - B2 A2 = (B1 - B2) A1 + B2 (A1 - A2): small differences, no cancellation of squares.
+    return norm(
+        (torch.cat([left[0] - right[0], right[0]], 1), torch.cat([left[1], left[1] - right[1]], 0))
+    )
+
+
+def inner_products(stack: Sequence[Factors]) -> Tensor:
+    """``T[j, k] = <B_j A_j, B_k A_k>`` in float64, shape (K, K).
+
+    Two Gram products of the concatenated stacks, ``2 (d_in + d_out) R^2`` operations.
+    """
+    ranks = [b.shape[1] for b, _ in stack]
+    b_all = torch.cat([b for b, _ in stack], 1).double()  # (d_out, R)
+    a_all = torch.cat([a for _, a in stack], 0).double()  # (R, d_in)
+    product = (b_all.T @ b_all) * (a_all @ a_all.T)  # (R, R)
+    owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(ranks))
+    member = torch.nn.functional.one_hot(owner, len(stack)).double()  # (R, K)
+    return member.T @ product @ member
+
+
+def helmert(weights: Sequence[float]) -> Tensor:
+    """Rows 1..K-1 of an orthogonal (K, K) matrix whose row 0 is ``sqrt(p)``; shape (K-1, K)."""
+    first = torch.tensor(weights, dtype=torch.float64).sqrt()
+    first /= first.norm()
+    # Householder reflection taking e_0 to -first or first: its other rows complete the basis.
+    mirror = first.clone()
+    mirror[0] += 1.0 if first[0] >= 0 else -1.0
+    size = len(weights)
+    unit: Tensor = mirror / mirror.norm()
+    reflection = torch.eye(size, dtype=torch.float64) - 2 * torch.outer(unit, unit)
+    return reflection[1:]
+
+
+def covariance_carrier(stack: Sequence[Factors], weights: Sequence[float]) -> Factors:
+    """Factors of ``sum_k p_k B_k A_k - B_mean A_mean``, of rank ``(K-1) r`` rather than ``K r``.
+
+    With ``q_k = sqrt(p_k)`` and an orthogonal ``H`` whose first row is ``q``, the blocks
+    ``X_j = sum_k H_jk q_k (B_k - B_mean)`` and ``Y_j`` alike vanish for ``j = 0``, so the other
+    ``K - 1`` carry the whole residual, without a decomposition.
+    """
+    b_mean = weighted_sum([b for b, _ in stack], weights)
+    a_mean = weighted_sum([a for _, a in stack], weights)
+    coefficients = helmert(weights) * torch.tensor(weights, dtype=torch.float64).sqrt()
+    left = [weighted_sum([b - b_mean for b, _ in stack], row.tolist()) for row in coefficients]
+    right = [weighted_sum([a - a_mean for _, a in stack], row.tolist()) for row in coefficients]
+    if not left:
+        return b_mean[:, :0], a_mean[:0]
+    return torch.cat(left, 1), torch.cat(right, 0)
+
+
+def concatenated(stack: Sequence[Factors], weights: Sequence[float]) -> Factors:
+    """The stack as one pair of rank ``R``, weights on ``A``."""
+    scaled = [a * weight for (_, a), weight in zip(stack, weights, strict=True)]
+    return torch.cat([b for b, _ in stack], 1), torch.cat(scaled, 0)
+
+
+def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors as columns."""
+    values, vectors = torch.linalg.eigh(symmetric)
+    return values, vectors
+
+
+def singular_values(factors: Factors) -> Tensor:
+    """All singular values of ``B @ A`` in float64, descending, from Grams.
+
+    Values below about 1e-8 of the largest are rounding.
+    """
+    gram_b, gram_a = _grams(factors)
+    root = _root(gram_b)
+    squares: Tensor = torch.linalg.eigvalsh(root.T @ gram_a @ root).flip(0)
+    return squares.clamp_min(0.0).sqrt()
+
+
+def topr_qr(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
+    """Best rank-``rank`` approximation through two thin QR factorisations (exact).
+
+    Returns:
+        ``B = U S`` and ``A = V^T`` with fixed signs, and all singular values (float64).
+    """
+    q_b, r_b = torch.linalg.qr(factors[0])
+    q_a, r_a = torch.linalg.qr(factors[1].T)
+    u, s, vt = torch.linalg.svd((r_b.double() @ r_a.double().T), full_matrices=False)
+    kept = min(rank, len(s))
+    b = q_b @ (u[:, :kept] * s[:kept]).to(q_b.dtype)
+    a = (q_a @ vt[:kept].T.to(q_a.dtype)).T
+    return _pad(fix_signs((b, a.contiguous())), rank), s
+
+
+def topr_gram(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
+    """``topr_qr`` through eigendecompositions of the two Grams: faster, half the digits in tails.
+
+    Fine for the leading directions; singular values below 1e-4 of the largest lose precision.
+    """
+    gram_b, gram_a = _grams(factors)
+    root = _root(gram_b)  # gram_b = root root^T, so B root^-T is orthonormal
+    squares, v = eigh(root.T @ gram_a @ root)
+    squares, v = squares.flip(0), v.flip(1)
+    s = squares.clamp_min(0.0).sqrt()
+    kept = min(rank, int((s > s[0] * 1e-7).sum())) if s[0] > 0 else 0
+    # With M = root^T A A^T root = V S^2 V^T: right vectors are S^-1 V^T root^T A.
+    a_map = (v[:, :kept] / s[:kept]).T @ root.T  # (kept, R)
+    a = a_map.to(factors[1].dtype) @ factors[1]
+    core = (root / (root * root).sum(0)) @ (v[:, :kept] * s[:kept])  # root^-T V S, (R, kept)
+    b = factors[0] @ core.to(factors[0].dtype)
+    return _pad(fix_signs((b, a)), rank), s
+
+
+def topr_randomised(
+    stack: Sequence[Factors],
+    weights: Sequence[float],
+    rank: int,
+    generator: torch.Generator,
+    *,
+    oversample: int = 16,
+    power: int = 1,
+) -> tuple[Factors, Tensor]:
+    """Best rank-``rank`` approximation by subspace iteration, streaming over the stack.
+
+    Never concatenates; memory is ``(d_in + d_out) (rank + oversample)``. ``power=0`` is poor on
+    flat spectra.
+
+    Returns:
+        ``B = U S`` and ``A = V^T`` with fixed signs, and the ``rank + oversample`` leading
+        singular value estimates (float64).
+    """
+    d_out, d_in = stack[0][0].shape[0], stack[0][1].shape[1]
+    width = min(rank + oversample, d_out, d_in)
+    dtype = stack[0][0].dtype
+
+    def forward(x: Tensor) -> Tensor:  # DW x, (d_out, width)
+        out = torch.zeros(d_out, x.shape[1], dtype=dtype)
+        for (b, a), weight in zip(stack, weights, strict=True):
+            out.addmm_(b, a @ x, alpha=weight)
+        return out
+
+    def backward(y: Tensor) -> Tensor:  # DW^T y, (d_in, width)
+        out = torch.zeros(d_in, y.shape[1], dtype=dtype)
+        for (b, a), weight in zip(stack, weights, strict=True):
+            out.addmm_(a.T, b.T @ y, alpha=weight)
+        return out
+
+    q = _orth(forward(torch.randn(d_in, width, generator=generator, dtype=dtype)))
+    for _ in range(power):
+        q = _orth(forward(_orth(backward(q))))
+    q_c, r_c = torch.linalg.qr(backward(q))
+    u, s, vt = torch.linalg.svd(r_c.double().T, full_matrices=False)
+    kept = min(rank, len(s))
+    b = q @ (u[:, :kept] * s[:kept]).to(dtype)
+    a = (q_c @ vt[:kept].T.to(dtype)).T.contiguous()
+    return _pad(fix_signs((b, a)), rank), s
+
+
+def fix_signs(factors: Factors) -> Factors:
+    """Makes the largest entry of every row of ``A`` positive; equal products, equal bytes."""
+    b, a = factors
+    if a.numel() == 0:
+        return b, a
+    peak = a.gather(1, a.abs().argmax(1, keepdim=True))  # (r, 1)
+    sign = torch.where(peak < 0, -1.0, 1.0).to(a.dtype)
+    return b * sign.T, a * sign
+
+
+def _grams(factors: Factors) -> Factors:
+    b, a = factors[0].double(), factors[1].double()
+    return b.T @ b, a @ a.T
+
+
+def _root(gram: Tensor) -> Tensor:
+    """``L (R, R')`` with ``gram = L L^T``, directions below 1e-14 of the largest dropped."""
+    values, vectors = eigh(gram)
+    kept = values > values[-1].clamp_min(0.0) * 1e-14
+    if not bool(kept.any()):
+        return gram[:, :1] * 0.0
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _orth(x: Tensor) -> Tensor:
+    q: Tensor = torch.linalg.qr(x).Q
+    return q
+
+
+def _pad(factors: Factors, rank: int) -> Factors:
+    """Zero columns and rows up to ``rank``, for updates of lower rank."""
+    missing = rank - factors[0].shape[1]
+    if missing <= 0:
+        return factors
+    return (
+        torch.nn.functional.pad(factors[0], (0, missing)),
+        torch.nn.functional.pad(factors[1], (0, 0, 0, missing)),
+    )

@@ -1,0 +1,130 @@
+"""What an ``adapter_config.json`` says about one module: rank, alpha, scaling.
+
+The resolution is peft's (0.21): the first key of ``rank_pattern`` / ``alpha_pattern`` that matches
+the end of the module name as a regular expression wins, else ``r`` and ``lora_alpha``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fedllm.errors import AdapterError
+
+UNSUPPORTED = ("target_parameters", "use_bdlora", "kasa_config", "monteclora_config")
+"""Settings under which ``scaling * B @ A`` per module is not what the adapter means."""
+
+UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
+"""Lists peft treats as sets and writes in the order of the process's hash seed."""
+
+
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Refuses configurations the factored algebra cannot represent.
+
+    Raises:
+        AdapterError: Not LoRA, a variant that is not a plain product, or a rank or alpha of the
+            wrong type. ``where`` opens the message.
+    """
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(f"{where}: peft_type is {kind!r}, expected 'LORA'; train a LoRA adapter")
+    for key in UNSUPPORTED:
+        if config.get(key):
+            raise AdapterError(f"{where}: {key} is set; such adapters cannot be combined, unset it")
+    ranks = [("r", config.get("r")), *_pattern(config, "rank_pattern", where).items()]
+    for key, value in ranks:
+        if type(value) is not int or value < 1:
+            raise AdapterError(f"{where}: rank {key}={value!r}, expected a positive integer")
+    alphas = [("lora_alpha", config.get("lora_alpha"))]
+    for key, value in [*alphas, *_pattern(config, "alpha_pattern", where).items()]:
+        if type(value) not in (int, float) or not math.isfinite(value) or value == 0:
+            raise AdapterError(
+                f"{where}: alpha {key}={value!r}, expected a finite number other than zero"
+            )
+
+
+def _pattern(config: Mapping[str, Any], field: str, where: str) -> Mapping[str, Any]:
+    pattern = config.get(field) or {}
+    if not isinstance(pattern, Mapping):
+        raise AdapterError(f"{where}: {field} is {pattern!r}, expected a map from name to number")
+    for key in pattern:
+        try:
+            re.compile(rf"(.*\.)?({key})$")
+        except (re.error, RecursionError, OverflowError):
+            raise AdapterError(
+                f"{where}: {field} key {key!r} is no regular expression; write the module name"
+            ) from None
+    return pattern
+
+
+def _resolve(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def module_rank(config: Mapping[str, Any], module: str) -> int:
+    """The rank of ``module`` (its name in the base model)."""
+    return int(_resolve(config.get("rank_pattern"), module, config["r"]))
+
+
+def module_scaling(config: Mapping[str, Any], module: str) -> float:
+    """The factor ``s`` of ``s * B @ A``: alpha/r, or alpha/sqrt(r) with ``use_rslora``."""
+    rank = module_rank(config, module)
+    alpha = _resolve(config.get("alpha_pattern"), module, config["lora_alpha"])
+    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+
+
+def with_ranks(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, float]]
+) -> dict[str, Any]:
+    """A copy of ``config`` that resolves every module to the given (rank, scaling).
+
+    The commonest rank and alpha become ``r`` and ``lora_alpha``; the others are listed in the
+    patterns by full name, anchored so that no other module matches.
+    """
+    if all(
+        module_rank(config, name) == rank and module_scaling(config, name) == scaling
+        for name, (rank, scaling) in shapes.items()
+    ):
+        return dict(config)
+    rslora = bool(config.get("use_rslora"))
+    alphas = {
+        name: _tidy(scaling * (math.sqrt(rank) if rslora else rank))
+        for name, (rank, scaling) in shapes.items()
+    }
+    ranks = {name: rank for name, (rank, _) in shapes.items()}
+    r, alpha = _commonest(ranks.values()), _commonest(alphas.values())
+    return {
+        **config,
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": {_exact(n): v for n, v in ranks.items() if v != r},
+        "alpha_pattern": {_exact(n): v for n, v in alphas.items() if v != alpha},
+    }
+
+
+def _tidy(alpha: float) -> float | int:
+    return round(alpha) if abs(alpha - round(alpha)) < 1e-9 * max(1.0, abs(alpha)) else alpha
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], -value))
+
+
+def _exact(module: str) -> str:
+    return "^" + re.escape(module)
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` as it is written: sorted keys, sets in sorted order, patterns as they came."""
+    ordered = {key: config[key] for key in sorted(config)}
+    for key in UNORDERED:
+        if isinstance(ordered.get(key), list):
+            ordered[key] = sorted(ordered[key])
+    return ordered
