@@ -235,7 +235,7 @@ def check_factors_finite(factors: LoRAFactors, who: str, module: str) -> None:
 def refuse_non_finite(tensor: Tensor, who: str, name: str) -> None:
     """Raises ``AdapterError`` when ``tensor`` of client ``who`` holds NaN or infinity."""
     # NaN and infinity survive a sum, so most tensors are cleared by one reduction.
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum(dtype=torch.float32))):
         return
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:

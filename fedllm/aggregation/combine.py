@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,9 @@ def aggregate(
     def combine(module: str) -> tuple[LoRAFactors, Measured | None]:
         stack = read_stack(adapters, shares, module)
         result = chosen.combine(stack, **settings)
-        first = stack.factors[0]
-        factors = LoRAFactors(
-            result.A.to(first.A.dtype), result.B.to(first.B.dtype), stack.scaling, first.form,
-            first.kernel,
-        )  # fmt: skip
+        factors = replace(
+            stack.factors[0], A=result.A.to(stack.stored[0]), B=result.B.to(stack.stored[1])
+        )
         return factors, measure(stack, result, floor=floor) if measured else None
 
     reference = adapters[min(adapters)]

@@ -2,13 +2,14 @@
 
 Clients are in name order. Scalings are made equal by folding ``s_k / s_out`` into ``B_k``, so a
 rule works on ``B_k A_k`` alone and its result carries ``s_out``; equal scalings touch nothing.
-Factors keep the bytes they arrived with and are upcast when asked for.
+Small stacks are upcast once; large ones keep the bytes they arrived with, half the memory for
+bfloat16, and are upcast one client at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class Stack:
         module: Name in the base model.
         clients: Client names, sorted.
         weights: Their coefficients; sum to one.
-        factors: Their factors as they arrived.
+        factors: Their factors, upcast already when ``dtype`` is float64.
+        stored: Dtypes of ``A`` and ``B`` in the adapters; the result's.
         scaling: ``s_out``, the scaling of the result.
         dtype: What arithmetic runs in.
     """
@@ -40,6 +42,7 @@ class Stack:
     factors: tuple[LoRAFactors, ...]
     scaling: float
     dtype: torch.dtype
+    stored: tuple[torch.dtype, torch.dtype]
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -95,6 +98,8 @@ def read_stack(adapters: Mapping[str, Adapter], weights: Mapping[str, float], mo
             )
     size = sum(f.A.numel() + f.B.numel() for f in factors)
     double = size < DOUBLE_BELOW or any(torch.float64 in (f.A.dtype, f.B.dtype) for f in factors)
+    if double:
+        factors = tuple(replace(f, A=f.A.double(), B=f.B.double()) for f in factors)
     return Stack(
         module,
         clients,
@@ -102,6 +107,7 @@ def read_stack(adapters: Mapping[str, Adapter], weights: Mapping[str, float], mo
         factors,
         first.scaling,
         torch.float64 if double else torch.float32,
+        (first.A.dtype, first.B.dtype),
     )
 
 
