@@ -1,0 +1,284 @@
+"""From examples to token batches: prompt templates, the loss mask, the batch plan.
+
+An example becomes ``prompt ids + response ids + EOS``. The prompt's ids are the ones that
+generation starts from, whatever the response is, and the loss is taken on everything after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedllm.errors import DataError, ModelError
+from fedllm.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedllm.config import Template
+    from fedllm.types import Example, Turn
+
+ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+)
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+)
+IGNORED = -100
+"""Label of a position that carries no loss."""
+WINDOW = 8
+"""Batches among which examples are sorted by length; larger wastes less padding, mixes less."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """One example as token ids; the loss is on ``ids[response_start:]``."""
+
+    ids: tuple[int, ...]
+    response_start: int
+    id: str
+    source: str
+
+    @property
+    def response_tokens(self) -> int:
+        """Number of positions that carry loss, EOS among them."""
+        return len(self.ids) - self.response_start
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedShard:
+    """A client's examples as token ids, and how many did not fit."""
+
+    examples: tuple[TokenizedExample, ...]
+    dropped: int
+    truncated: int
+
+    @property
+    def response_tokens(self) -> int:
+        """Tokens that carry loss in one pass over the shard."""
+        return sum(example.response_tokens for example in self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Examples padded on the right: ``ids`` and ``labels`` are ``(B, T) int64``.
+
+    ``labels`` holds the ids of response tokens and ``IGNORED`` elsewhere, not shifted.
+    """
+
+    ids: Tensor
+    labels: Tensor
+
+
+def prompt_and_response(example: Example, template: Template, tokenizer: Any) -> tuple[str, str]:
+    """The text a model is given and the text it should continue with (before EOS).
+
+    ``alpaca`` is the text of Stanford Alpaca and OpenFedLLM, ``alpaca-short`` leaves out its
+    opening sentence; in both, earlier turns become earlier blocks. ``chatml`` closes the response
+    by EOS, as chat models do whose EOS is ``<|im_end|>``. ``tokenizer`` renders the model's own
+    chat template.
+
+    Raises:
+        ModelError: ``tokenizer`` is asked for and the tokenizer has no chat template, or its
+            template refuses the turns.
+    """
+    match template:
+        case "alpaca":
+            header = ALPACA_WITH_INPUT if example.input else ALPACA
+            return header + _alpaca_blocks(example), example.output
+        case "alpaca-short":
+            return _alpaca_blocks(example), example.output
+        case "chatml":
+            turns = "".join(
+                f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n" for turn in example.history
+            )
+            user = f"<|im_start|>user\n{example.query}<|im_end|>\n<|im_start|>assistant\n"
+            return turns + user, example.output
+        case "tokenizer":
+            return _chat_template(example, tokenizer)
+
+
+def prompt_ids(examples: Sequence[Example], template: Template, tokenizer: Any) -> list[list[int]]:
+    """The ids generation starts from; equal to the prompt parts of ``tokenize``."""
+    prompts = [prompt_and_response(example, template, tokenizer)[0] for example in examples]
+    return _encode(prompts, tokenizer, special=template != "tokenizer")
+
+
+def tokenize(
+    examples: Sequence[Example], template: Template, tokenizer: Any
+) -> list[TokenizedExample]:
+    """Token ids of prompt, response and EOS with the exact boundary between them.
+
+    Prompt and response are encoded together, so that the response's first token is what the
+    tokenizer makes of it in context. Where a token would straddle the boundary they are encoded
+    apart, because generation never sees such a token.
+    """
+    pairs = [prompt_and_response(example, template, tokenizer) for example in examples]
+    special = template != "tokenizer"  # a chat template writes BOS itself
+    heads = _encode([prompt for prompt, _ in pairs], tokenizer, special=special)
+    wholes = _encode([prompt + response for prompt, response in pairs], tokenizer, special=special)
+    tokenized = []
+    for example, (_, response), head, whole in zip(examples, pairs, heads, wholes, strict=True):
+        if whole[: len(head)] == head:
+            tail = whole[len(head) :]
+        else:
+            tail = _encode([response], tokenizer, special=False)[0]
+        ids = (*head, *tail, tokenizer.eos_token_id)
+        tokenized.append(TokenizedExample(ids, len(head), example.id, example.source))
+    return tokenized
+
+
+def tokenize_shard(
+    examples: Sequence[Example],
+    *,
+    template: Template,
+    tokenizer: Any,
+    max_length: int,
+    overlong: str,
+    name: str,
+) -> TokenizedShard:
+    """Tokenizes a shard and applies ``training.overlong`` to what exceeds ``max_length``.
+
+    Args:
+        examples: The shard.
+        template: Prompt format.
+        tokenizer: The base model's tokenizer.
+        max_length: ``training.max_length``, or the model's context where that is smaller.
+        overlong: ``error``, ``drop`` or ``truncate``. A truncated response ends without EOS; an
+            example whose prompt alone fills ``max_length`` is dropped.
+        name: The client, for messages.
+
+    Raises:
+        DataError: An example is too long under ``error``, or none is left to train on.
+    """
+    kept: list[TokenizedExample] = []
+    dropped = truncated = 0
+    for tokens in tokenize(examples, template, tokenizer):
+        if len(tokens.ids) <= max_length:
+            kept.append(tokens)
+        elif overlong == "error":
+            raise DataError(_overlong(tokens, max_length, name))
+        elif overlong == "truncate" and tokens.response_start < max_length:
+            cut = tokens.ids[:max_length]
+            kept.append(TokenizedExample(cut, tokens.response_start, tokens.id, tokens.source))
+            truncated += 1
+        else:
+            dropped += 1
+    if not kept:
+        raise DataError(_nothing_left(name, dropped, max_length))
+    return TokenizedShard(tuple(kept), dropped, truncated)
+
+
+def batch_plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Which examples make up each optimiser step.
+
+    Passes over the shard follow one another, each in an order of its own, and the last may be
+    cut: no example is seen twice more often than another. Within ``WINDOW`` batches examples of
+    similar length are put together.
+
+    Args:
+        lengths: Tokens of each example of the shard, which must not be empty.
+        batch_size: Examples per step.
+        steps: Number of steps.
+        seed: Of the order.
+
+    Returns:
+        ``steps`` lists of ``batch_size`` positions.
+    """
+    rng = numpy_rng(seed)
+    order: list[int] = []
+    while len(order) < steps * batch_size:
+        order += rng.permutation(len(lengths)).tolist()
+    order = order[: steps * batch_size]
+    batches: list[list[int]] = []
+    for begin in range(0, len(order), WINDOW * batch_size):
+        window = sorted(order[begin : begin + WINDOW * batch_size], key=lengths.__getitem__)
+        cuts = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        batches += [cuts[i] for i in rng.permutation(len(cuts))]
+    return batches
+
+
+def collate(examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
+    """Pads examples on the right to the longest of them; padding carries no loss."""
+    width = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), width), pad_id)
+    labels = torch.full_like(ids, IGNORED)
+    for row, example in enumerate(examples):
+        length, start = len(example.ids), example.response_start
+        tokens = torch.tensor(example.ids)
+        ids[row, :length] = tokens
+        labels[row, start:length] = tokens[start:]
+    return Batch(ids, labels)
+
+
+def _alpaca_blocks(example: Example) -> str:
+    """Earlier turns and the instruction as ``### ...`` blocks, open at the response."""
+    blocks = [f"### {_ALPACA_ROLES[turn.role]}:\n{turn.content}\n\n" for turn in example.history]
+    blocks.append(f"### Instruction:\n{example.instruction}\n\n")
+    if example.input:
+        blocks.append(f"### Input:\n{example.input}\n\n")
+    return "".join(blocks) + "### Response:\n"
+
+
+_ALPACA_ROLES = {"system": "System", "user": "Instruction", "assistant": "Response"}
+
+
+def _chat_template(example: Example, tokenizer: Any) -> tuple[str, str]:
+    """Prompt and response by the tokenizer's chat template, without the EOS that closes it."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"data.template=tokenizer, but the tokenizer of {tokenizer.name_or_path or 'the model'}"
+            " has no chat template; set data.template to alpaca, alpaca-short or chatml"
+        )
+    turns = [_message(turn) for turn in example.history]
+    turns.append({"role": "user", "content": example.query})
+    answer = {"role": "assistant", "content": example.output}
+    try:
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([*turns, answer], tokenize=False)
+    except Exception as error:  # jinja2's errors: a template may refuse roles or their order
+        raise ModelError(
+            f"the tokenizer's chat template refuses the turns of {example.source or example.id} "
+            f"({type(error).__name__}); set data.template to alpaca, alpaca-short or chatml"
+        ) from None
+    if not whole.startswith(prompt):  # the template rewrites earlier turns: answer in plain text
+        return prompt, example.output
+    response = whole[len(prompt) :].rstrip()
+    return prompt, response.removesuffix(tokenizer.eos_token)
+
+
+def _message(turn: Turn) -> dict[str, str]:
+    return {"role": turn.role, "content": turn.content}
+
+
+def _encode(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
+    """Ids of each text, without the EOS some tokenizers append."""
+    if not texts:
+        return []
+    rows: list[list[int]] = tokenizer(
+        texts, add_special_tokens=special, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    if special:
+        rows = [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in rows]
+    return rows
+
+
+def _overlong(tokens: TokenizedExample, max_length: int, name: str) -> str:
+    return (
+        f"sample {tokens.source or tokens.id} of {name} has {len(tokens.ids)} tokens, above "
+        f"training.max_length={max_length}; raise it within the model's context, or set "
+        "training.overlong to drop or truncate"
+    )
+
+
+def _nothing_left(name: str, dropped: int, max_length: int) -> str:
+    if dropped:
+        return (
+            f"the shard of {name} is empty: all {dropped} samples exceed "
+            f"training.max_length={max_length}; raise it or set training.overlong=truncate"
+        )
+    return f"the shard of {name} is empty; give it data or leave this client out"

@@ -1,0 +1,306 @@
+"""One client's round: a few optimiser steps on its shard, from the adapter that was sent.
+
+Every process computes the same plan of global batches and takes its slice; the loss is the sum
+over response tokens divided by the number of response tokens of the whole batch. So one process,
+several processes and any split into micro-batches take the same steps up to rounding. The only
+user of accelerate.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedllm.adapters.state import AdapterState
+from fedllm.config import TrainingConfig
+from fedllm.errors import ConfigError, EngineError
+from fedllm.seeds import derive_seed
+from fedllm.training.data import IGNORED, Batch, TokenizedExample, batch_plan, collate
+from fedllm.training.model import adapter_parameters, adapter_state
+
+NO_ADVANCE: Callable[[int], None] = lambda step: None  # noqa: E731
+
+
+@dataclass(frozen=True, slots=True)
+class LocalResult:
+    """What a client's round gave; equal on every process of the client."""
+
+    state: AdapterState
+    examples: int
+    """Size of the shard."""
+    tokens: int
+    """Response tokens the loss was taken on, over all steps and processes."""
+    steps: int
+    loss_first: float
+    """Mean loss per response token in the first step."""
+    loss_mean: float
+    loss_last: float
+    seconds: float
+    """Wall time of forward, backward and optimiser."""
+
+
+def start(training: TrainingConfig) -> Accelerator:
+    """Joins the processes of ``accelerate launch`` (or none) and sets CPU threads.
+
+    Precision is set here by autocast and not by accelerate, whose own mixed precision would turn
+    a sharded adapter into bfloat16.
+    """
+    if training.threads:
+        torch.set_num_threads(training.threads)
+    accelerator = Accelerator(
+        cpu=training.device == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_steps=training.gradient_accumulation,
+    )
+    if training.device == "cuda" and accelerator.device.type != "cuda":
+        raise ConfigError(
+            "training.device=cuda, but no CUDA device is visible; set training.device=auto"
+        )
+    slices = training.gradient_accumulation * accelerator.num_processes
+    if training.batch_size < slices:
+        raise ConfigError(
+            f"training.batch_size={training.batch_size} cannot be split over "
+            f"{accelerator.num_processes} processes and gradient_accumulation="
+            f"{training.gradient_accumulation}; raise it to {slices} or more"
+        )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        _configure_deepspeed(accelerator, training)
+    return accelerator
+
+
+def train_client(
+    model: Any,
+    examples: Sequence[TokenizedExample],
+    *,
+    training: TrainingConfig,
+    lr: float,
+    seed: int,
+    client: str,
+    pad_id: int,
+    accelerator: Accelerator,
+    dtype: torch.dtype = torch.float32,
+    advance: Callable[[int], None] = NO_ADVANCE,
+) -> LocalResult:
+    """Trains the adapter the model carries and returns it.
+
+    The optimiser (AdamW on the adapter alone) starts anew. Only the adapter's own dropout is
+    active; the base computes as in evaluation. On one process and under DDP the model can be used
+    again afterwards; DeepSpeed and FSDP reshape it, so there a process trains one round.
+
+    Args:
+        model: A ``PeftModel`` with the sent adapter installed.
+        examples: The tokenized shard, not empty.
+        training: The recipe's section.
+        lr: Learning rate of this round.
+        seed: Of the batch plan and the dropout.
+        client: Name, for messages.
+        pad_id: Token that fills up batches.
+        accelerator: From ``start``.
+        dtype: Type of the returned adapter (``lora.dtype``).
+        advance: Called with the number of finished steps.
+
+    Raises:
+        EngineError: The loss or the gradient became NaN or infinite.
+    """
+    lengths = [len(example.ids) for example in examples]
+    plan = batch_plan(lengths, training.batch_size, training.steps, derive_seed(seed, "batches"))
+    trained = list(adapter_parameters(model).values())
+    optimizer = torch.optim.AdamW(
+        trained, lr=lr, weight_decay=training.weight_decay, fused=_fused(accelerator)
+    )
+    prepared: Any = model
+    if accelerator.distributed_type != DistributedType.NO:
+        prepared, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.step = 0  # counts micro-batches
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    tokens, seconds = 0, 0.0
+    with _training_mode(model, prepared), _seeded(seed, accelerator):
+        for number, positions in enumerate(plan, start=1):
+            chosen = [examples[position] for position in positions]
+            total = sum(example.response_tokens for example in chosen)
+            batches = [
+                _to(collate(part, pad_id), accelerator.device)
+                for part in _slices(chosen, accelerator)
+            ]
+            began = time.perf_counter()
+            loss, norm = _step(prepared, model, batches, total, optimizer, training, accelerator)
+            seconds += time.perf_counter() - began
+            losses.append(loss)
+            norms.append(norm)
+            tokens += total
+            advance(number)
+    began = time.perf_counter()
+    history = accelerator.reduce(torch.stack(losses), "sum").tolist()
+    seconds += time.perf_counter() - began
+    _check_finite(history, torch.stack(norms).tolist(), client, lr)
+    return LocalResult(
+        state=adapter_state(model, _gathered(model, accelerator), dtype),
+        examples=len(examples),
+        tokens=tokens,
+        steps=len(plan),
+        loss_first=history[0],
+        loss_mean=sum(history) / len(history),
+        loss_last=history[-1],
+        seconds=seconds,
+    )
+
+
+def _step(
+    prepared: Any,
+    model: Any,
+    batches: Sequence[Batch],
+    total: int,
+    optimizer: Any,
+    training: TrainingConfig,
+    accelerator: Accelerator,
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step over this process's micro-batches.
+
+    Returns:
+        This process's part of the loss (the parts of all processes sum to it) and the norm of the
+        gradient before clipping.
+    """
+    # accelerate divides a loss by the micro-batches and averages gradients over the processes;
+    # `total` counts the whole batch already, so both are multiplied back.
+    scale = training.gradient_accumulation * accelerator.num_processes / total
+    precision = _autocast(training, accelerator)
+    loss = torch.zeros((), device=accelerator.device)
+    norm: Any = None
+    for batch in batches:
+        with accelerator.accumulate(prepared):
+            with precision:
+                summed = response_loss(prepared, model, batch)
+            accelerator.backward(summed * scale)
+            loss += summed.detach() / total
+            if accelerator.sync_gradients:  # the last micro-batch
+                norm = accelerator.clip_grad_norm_(prepared.parameters(), training.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+    return loss, torch.as_tensor(0.0 if norm is None else norm)
+
+
+def response_loss(prepared: Any, model: Any, batch: Batch) -> Tensor:
+    """Summed cross-entropy of the response tokens of a batch.
+
+    The output head sees only the positions that predict a response token: hidden states
+    ``(B, T, D)`` become ``(N, D)`` in front of it, so prompts and padding cost no logits.
+    Padding lies on the right, where causal attention never looks: the mask is all ones, with which
+    attention takes its fast path.
+    """
+    targets = batch.labels[:, 1:]
+    predicts = targets != IGNORED
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][predicts],))
+    try:
+        logits = prepared(
+            input_ids=batch.ids, attention_mask=torch.ones_like(batch.ids), use_cache=False
+        ).logits  # (N, V)
+    finally:
+        hook.remove()
+    return functional.cross_entropy(logits.float(), targets[predicts], reduction="sum")
+
+
+def _slices(
+    chosen: Sequence[TokenizedExample], accelerator: Accelerator
+) -> list[Sequence[TokenizedExample]]:
+    """The micro-batches of one process: equal parts of the global batch, up to one example."""
+    parts = accelerator.gradient_accumulation_steps * accelerator.num_processes
+    bounds = [len(chosen) * part // parts for part in range(parts + 1)]
+    first = accelerator.process_index * accelerator.gradient_accumulation_steps
+    mine = range(first, first + accelerator.gradient_accumulation_steps)
+    return [chosen[bounds[part] : bounds[part + 1]] for part in mine]
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.ids.to(device), batch.labels.to(device))
+
+
+def _fused(accelerator: Accelerator) -> bool:
+    """One kernel for all adapter tensors, where parameters are plain tensors."""
+    return accelerator.distributed_type in (
+        DistributedType.NO,
+        DistributedType.MULTI_GPU,
+        DistributedType.MULTI_CPU,
+    )
+
+
+def _autocast(training: TrainingConfig, accelerator: Accelerator) -> Any:
+    if _bfloat16(training, accelerator):
+        return torch.autocast(accelerator.device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _bfloat16(training: TrainingConfig, accelerator: Accelerator) -> bool:
+    if training.precision == "auto":
+        return bool(accelerator.device.type == "cuda")
+    return training.precision == "bfloat16"
+
+
+@contextmanager
+def _training_mode(model: nn.Module, prepared: nn.Module) -> Iterator[None]:
+    """Turns on the adapter's dropout and gradient checkpointing, and nothing else of the base."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for name, module in model.named_modules():
+            checkpointed = getattr(module, "gradient_checkpointing", False)
+            module.training = "lora_dropout" in name or checkpointed
+        prepared.training = True
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _seeded(seed: int, accelerator: Accelerator) -> Iterator[None]:
+    """Draws dropout from a seed of its own per process and leaves the global generator alone."""
+    device = accelerator.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(derive_seed(seed, "dropout", client=str(accelerator.process_index)))
+        yield
+
+
+def _check_finite(losses: list[float], norms: list[float], client: str, lr: float) -> None:
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=1):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise EngineError(
+                f"client {client}: loss {loss} with gradient norm {norm} at step {step} of "
+                f"{len(losses)}; lower training.lr={lr:g}, or set training.precision=float32"
+            )
+
+
+def _gathered(model: Any, accelerator: Accelerator) -> dict[str, Tensor]:
+    """The adapter's tensors whole, on every process, under DeepSpeed and FSDP too."""
+    parameters = adapter_parameters(model)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(parameters.values())):
+            return {name: p.detach().clone() for name, p in parameters.items()}
+    return {
+        name: p.full_tensor() if hasattr(p, "full_tensor") else p.detach()
+        for name, p in parameters.items()
+    }
+
+
+def _configure_deepspeed(accelerator: Accelerator, training: TrainingConfig) -> None:
+    """Hands the recipe's numbers to DeepSpeed, which wants them in its own configuration."""
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    slices = training.gradient_accumulation * accelerator.num_processes
+    config["train_micro_batch_size_per_gpu"] = -(-training.batch_size // slices)
+    config["gradient_accumulation_steps"] = training.gradient_accumulation
+    config["gradient_clipping"] = training.max_grad_norm
+    if _bfloat16(training, accelerator):
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}

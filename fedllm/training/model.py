@@ -1,0 +1,339 @@
+"""The frozen base model with its tokenizer, and the LoRA adapter on it. The only user of peft.
+
+A base is loaded once per run. Clients differ in adapter weights alone, which ``install`` copies
+into the resident model and ``extract`` copies out, bit for bit. ``model.disable_adapter()`` is the
+base model as a control.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import cached_file
+
+from fedllm.adapters.state import AdapterState
+from fedllm.config import LoraConfig, ModelConfig
+from fedllm.errors import AdapterError, ConfigError, MissingExtraError, ModelError
+from fedllm.seeds import derive_seed, torch_rng
+
+ADAPTER = "default"
+"""Name peft gives to the one adapter a model carries."""
+SAMPLE = "sample"
+"""The model name that stands for the one fedllm brings along."""
+HASH_WHOLE = 64 << 20
+"""Weight files up to this many bytes enter the fingerprint whole, larger ones by blocks."""
+BLOCKS, BLOCK = 256, 4096
+"""Number and bytes of the evenly spaced blocks."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WITHOUT_MEANING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+"""Entries of a ``config.json`` that do not change what the model computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A causal LM that is never changed, and its tokenizer."""
+
+    model: Any
+    """``transformers.PreTrainedModel`` with frozen weights, in evaluation mode."""
+    tokenizer: Any
+    """A tokenizer with EOS and padding tokens."""
+    name: str
+    """As the recipe gives it."""
+    fingerprint: str
+    """64 hex digits that differ between base models (see ``fingerprint``)."""
+    context: int
+    """Longest sequence in tokens."""
+
+
+def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
+    """Loads the base model and its tokenizer from ``sample``, a folder or the hub.
+
+    A tokenizer without a padding token pads with EOS; padding is always masked, and the EOS that
+    ends a response keeps its loss.
+
+    Args:
+        config: The recipe's ``model`` section.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ModelError: No such folder or hub model, no network, weights missing, not a causal LM.
+        MissingExtraError: ``model.quantization`` without bitsandbytes.
+    """
+    source, revision = _source(config)
+    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if revision:
+        kwargs["revision"] = revision
+    with _loading(config):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **kwargs)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, **kwargs, **_placement(config, device)
+        )
+        identity = fingerprint(source, revision, tokenizer)
+    _check_complete(config, report["missing_keys"])
+    _complete_tokenizer(config, tokenizer)
+    if config.quantization == "none":
+        model.to(device)
+    model.requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.config.use_cache = True
+    return BaseModel(model.eval(), tokenizer, config.name, identity, _context(model, tokenizer))
+
+
+def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftModel:
+    """Puts a LoRA adapter on the base, as every client and the server start with.
+
+    ``A`` is uniform in ±1/√d_in, drawn per module from ``seed`` and the module's name, ``B`` is
+    zero, both float32 whatever the base's type. The base's own module objects are wrapped in
+    place, so a base carries one adapter.
+
+    Raises:
+        ConfigError: ``lora.targets`` matches no module.
+    """
+    targets = lora.targets if lora.targets == "all-linear" else list(lora.targets)
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks for attributes that transformers deprecates
+        try:
+            model = peft.get_peft_model(base.model, settings, adapter_name=ADAPTER)
+        except ValueError:
+            raise ConfigError(_no_target(base, lora)) from None
+    model.peft_config[ADAPTER].base_model_name_or_path = base.name
+    _draw(model, seed)
+    return model
+
+
+def initial_adapter(model: peft.PeftModel, dtype: torch.dtype = torch.float32) -> AdapterState:
+    """The adapter of round 0: what ``attach_lora`` drew."""
+    return extract(model, dtype)
+
+
+def install(model: peft.PeftModel, state: AdapterState) -> None:
+    """Copies an adapter into the model, in place.
+
+    Raises:
+        AdapterError: The adapter has other modules or shapes than the model.
+    """
+    parameters = adapter_parameters(model)
+    tensors = state.tensors()
+    where = str(state.path or "the adapter")
+    _check_same(set(parameters), set(tensors), where)
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise AdapterError(
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model expects "
+                f"{tuple(parameter.shape)}; use the recipe's base model and lora.rank"
+            )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def extract(model: peft.PeftModel, dtype: torch.dtype = torch.float32) -> AdapterState:
+    """A copy of the model's adapter on the CPU, in ``dtype`` (``lora.dtype``)."""
+    parameters = adapter_parameters(model)
+    return adapter_state(model, {name: p.detach() for name, p in parameters.items()}, dtype)
+
+
+def adapter_state(
+    model: peft.PeftModel, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32
+) -> AdapterState:
+    """An adapter of ``tensors`` (under peft's keys) with the model's adapter configuration."""
+    config = model.peft_config[ADAPTER].to_dict()
+    config["inference_mode"] = True  # as peft writes it
+    copies = {
+        name: tensor.to(device="cpu", dtype=dtype, copy=True) for name, tensor in tensors.items()
+    }
+    return AdapterState.from_tensors(copies, config, "the model")
+
+
+def adapter_parameters(model: peft.PeftModel) -> dict[str, nn.Parameter]:
+    """The trained parameters under peft's state-dict keys (without the adapter's name)."""
+    return {
+        re.sub(rf"\.{ADAPTER}(?=\.|$)", "", name): parameter
+        for name, parameter in model.named_parameters()
+        if "lora_" in name
+    }
+
+
+def fingerprint(source: str, revision: str | None, tokenizer: Any) -> str:
+    """A name of the base model: architecture, weights, vocabulary.
+
+    Every file of weights enters whole, or by its size, its first and last bytes and 256 blocks in
+    between when it is large (about 1 MiB is read per file), so a fine-tuned sibling differs.
+    """
+    config = Path(str(cached_file(source, "config.json", revision=revision)))
+    values = json.loads(config.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in values.items() if key not in WITHOUT_MEANING}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+    weights = sorted(config.parent.glob("*.safetensors")) or sorted(config.parent.glob("*.bin"))
+    for path in weights:
+        _hash_file(path, digest)
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path, digest: Any) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}".encode())
+    with path.open("rb") as file:
+        if size <= HASH_WHOLE:
+            digest.update(file.read())
+            return
+        for block in range(BLOCKS):
+            file.seek((size - BLOCK) * block // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
+
+
+def _source(config: ModelConfig) -> tuple[str, str | None]:
+    """Where ``model.name`` lies, and its revision on the hub."""
+    if config.name == SAMPLE:
+        from fedllm.training.sample_model import sample_model_path
+
+        return str(sample_model_path()), None
+    path = Path(config.name).expanduser()
+    if (path / "adapter_config.json").is_file():
+        raise ModelError(f"model.name={config.name} is an adapter; give the model it belongs to")
+    if path.is_dir():
+        return str(path), None
+    if path.is_absolute() or config.name.startswith((".", "~")) or config.name.count("/") > 1:
+        raise ModelError(
+            f"model.name={config.name}: no such folder; give a folder with config.json and "
+            "weights, a hub model (org/name) or sample"
+        )
+    return config.name, config.revision
+
+
+def _placement(config: ModelConfig, device: str) -> dict[str, Any]:
+    """Type, device and quantization as ``from_pretrained`` takes them."""
+    automatic: Any = torch.float32 if device == "cpu" else "auto"
+    kwargs: dict[str, Any] = {"dtype": DTYPES.get(config.dtype, automatic)}
+    if config.quantization == "none":
+        return kwargs
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(f"model.quantization={config.quantization}", "gpu") from None
+    compute = torch.float32 if device == "cpu" else torch.bfloat16
+    kwargs["quantization_config"] = transformers.BitsAndBytesConfig(
+        load_in_8bit=config.quantization == "8bit",
+        load_in_4bit=config.quantization == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    kwargs["device_map"] = {"": device}
+    return kwargs
+
+
+@contextmanager
+def _loading(config: ModelConfig) -> Iterator[None]:
+    """Turns what the libraries raise into one line, without progress bars."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(_explain(config, error)) from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _explain(config: ModelConfig, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    name = f"model.name={config.name}"
+    if "trust_remote_code" in text:
+        return (
+            f"{name} needs Python code of its own; read it, then set model.trust_remote_code=true"
+        )
+    if "Unrecognized configuration class" in text:
+        return f"{name} is not a causal language model; choose a decoder such as Llama or Qwen"
+    if isinstance(error, OSError) and not Path(config.name).expanduser().exists():
+        return (
+            f"{name} is neither a folder nor a hub model that can be fetched ({text[:160]}); check "
+            "the spelling, the network and the access token, or give a local folder"
+        )
+    return (
+        f"{name} cannot be loaded: {text[:300]}; check the folder's config, weights and tokenizer"
+    )
+
+
+def _check_complete(config: ModelConfig, missing: Any) -> None:
+    if missing:
+        names = sorted(missing)
+        raise ModelError(
+            f"model.name={config.name}: the checkpoint lacks {len(names)} weights of a causal "
+            f"language model (first: {names[0]}); give a complete checkpoint"
+        )
+
+
+def _complete_tokenizer(config: ModelConfig, tokenizer: Any) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model.name={config.name}: its tokenizer has no EOS token, so no response would ever "
+            "end; set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _context(model: Any, tokenizer: Any) -> int:
+    """The smaller of what the position table and the tokenizer admit."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or math.inf
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def _no_target(base: BaseModel, lora: LoraConfig) -> str:
+    linear = (nn.Linear, Conv1D)
+    names = {n.rpartition(".")[2] for n, m in base.model.named_modules() if isinstance(m, linear)}
+    return (
+        f"lora.targets={lora.targets} matches no linear layer of {base.name}; "
+        f"its layers are called {', '.join(sorted(names))}"
+    )
+
+
+def _draw(model: peft.PeftModel, seed: int) -> None:
+    for name, parameter in adapter_parameters(model).items():
+        if parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+        if ".lora_A" in name:
+            bound = 1 / math.sqrt(parameter.shape[1])
+            generator = torch_rng(derive_seed(seed, name))
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            parameter.data.copy_(drawn)
+        else:
+            parameter.data.zero_()
+
+
+def _check_same(expected: set[str], found: set[str], where: str) -> None:
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        first = f"{missing[0]} is missing" if missing else f"{extra[0]} is unknown"
+        raise AdapterError(
+            f"{where} does not fit the model: {len(missing)} tensors missing, {len(extra)} "
+            f"unknown (first: {first}); use the recipe's base model and lora.targets"
+        )
