@@ -1,8 +1,9 @@
 """Weight policies: from what each client counted to its coefficient.
 
 A policy is a function from ``{client: {"examples": n, "tokens": n, "steps": n}}`` to
-``{client: positive number}``; ``aggregate`` divides by the sum. Counts are those of the client's
-augmented shard as it was trained, public instructions included.
+``{client: positive number}``; ``aggregate`` divides by the sum. In a federation ``examples`` counts
+private examples (public ones were handed out by the server and buy no influence), ``tokens`` the
+response tokens trained on.
 """
 
 from collections.abc import Callable, Mapping
