@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
-Weighting = Literal["examples", "tokens", "uniform"]
+Weighting = Literal["examples", "tokens", "steps", "uniform"]
 Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
 
 
@@ -180,7 +180,7 @@ class FederationConfig(Section):
     min_clients: int = Field(1, ge=1)
     """Fewest usable updates with which a round stands."""
     weights: Weighting = "examples"
-    """Aggregation weights: by training examples, by response tokens, or equal."""
+    """Aggregation weights: by private examples, response tokens trained on, steps, or equal."""
     seed: int = 0
     """Root of every random draw of the run."""
 
@@ -270,7 +270,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        needs_pool = [arm for arm in self.eval.arms if arm == "fedit+random"]
+        needs_pool: list[str] = [arm for arm in self.eval.arms if arm == "fedit+random"]
         if self.retrieval.method != "none":
             needs_pool.append(f"retrieval.method={self.retrieval.method}")
         if needs_pool and not self.data.public:

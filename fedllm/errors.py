@@ -38,4 +38,6 @@ class MissingExtraError(FedLLMError):
     """An optional part is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra [{extra}]; install it: pip install 'fedllm[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra [{extra}]; install it: pip install 'fedllm[{extra}]'"
+        )

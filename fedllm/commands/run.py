@@ -1,0 +1,137 @@
+"""``fedllm demo``, ``run``, ``prepare``, ``show``, ``report``, ``list``: whole runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings that differ from the recipe, e.g. `training.lr=1e-4`."),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Delete the run directory first instead of resuming it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+Recipe = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands to ``app``."""
+    app.command("demo")(demo)
+    app.command("run")(run)
+    app.command("prepare")(prepare)
+    app.command("report")(report)
+    app.command("show")(show)
+    app.command("list")(list_plugins)
+
+
+def demo(overrides: Overrides = None, fresh: Fresh = False, json: Json = False) -> None:
+    """Watch four organisations train one model together (no GPU, no network; about two minutes).
+
+    The same as `fedllm run demo`. The report is `runs/demo/report/index.html`.
+    """
+    run("demo", overrides, fresh, json)
+
+
+def run(
+    recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False, json: Json = False
+) -> None:
+    """Run a recipe: every round of the federation, its comparisons, and the report.
+
+    The run directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was
+    killed goes on when the same command is given again.
+    """
+    from fedllm.recipe import load_recipe
+    from fedllm.runs import remove_run
+
+    config = load_recipe(recipe, overrides or ())
+    if fresh:
+        remove_run(config.run_directory)
+
+    from fedllm.experiment import run_experiment
+    from fedllm.progress import Watcher
+
+    command = " ".join(["fedllm", *sys.argv[1:]])
+    summary = run_experiment(config, Watcher(), command=command)
+    _show_summary(summary, config.run_directory, json)
+
+
+def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -> None:
+    """Make a run directory and stop before the first round.
+
+    Reads and checks all data, makes the shards, hands out public items, writes the initial adapter
+    and opens round 1. Then each client trains where it lives
+    (`accelerate launch -m fedllm.client --run DIR --client NAME --round N`), and
+    `fedllm round close --run DIR` makes the next global adapter.
+    """
+    from fedllm.recipe import load_recipe
+    from fedllm.runs import remove_run
+
+    config = load_recipe(recipe, overrides or ())
+    if fresh:
+        remove_run(config.run_directory)
+
+    from fedllm.experiment import prepare_run
+    from fedllm.progress import Watcher
+
+    cohort = prepare_run(config, Watcher())
+    typer.echo(f"{config.run_directory}: round 1 is open for {', '.join(cohort)}")
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run directory.")], json: Json = False
+) -> None:
+    """Draw a run's report again from its recorded numbers."""
+    from fedllm.eval.report import write_report
+    from fedllm.runs import open_run, read_json
+
+    run_directory = open_run(directory)
+    summary = read_json(run_directory.report / "summary.json")
+    write_report(summary, run_directory.report)
+    _show_summary(summary, directory, json)
+
+
+def show(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Print a recipe with every default filled in."""
+    from fedllm.recipe import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(recipe, overrides or ())), nl=False)
+
+
+def list_plugins() -> None:
+    """Name the recipes, rules, weight policies, retrieval methods and templates there are."""
+    from typing import get_args
+
+    from fedllm import config
+    from fedllm.recipe import shipped_recipes
+
+    rules = [section.model_fields["name"].default for section in (config.FedIT, config.LoraFair)]
+    rows = {
+        "recipes": sorted(shipped_recipes()),
+        "algorithm.name": rules,
+        "federation.weights": get_args(config.Weighting),
+        "retrieval.method": get_args(config.RetrievalConfig.model_fields["method"].annotation),
+        "data.partition": get_args(config.DataConfig.model_fields["partition"].annotation),
+        "data.template": get_args(config.Template),
+        "eval.arms": get_args(config.Arm),
+    }
+    for title, names in rows.items():
+        typer.echo(f"{title:<20} {'  '.join(names)}")
+
+
+def _show_summary(summary: dict[str, object], directory: Path, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(summary, indent=2, sort_keys=True))
+        return
+    from rich.console import Console
+
+    from fedllm.eval.report import render_terminal
+
+    render_terminal(summary, Console())
+    typer.echo(f"\nReport: {directory / 'report' / 'index.html'}")

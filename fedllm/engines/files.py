@@ -1,0 +1,236 @@
+"""A round through the run directory: open it, wait for updates, close it.
+
+This is the whole protocol. The local engine calls these functions in one process; with
+``accelerate launch -m fedllm.client`` every client runs where its data lives and only the files of
+``rounds/<n>/`` travel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedllm.adapters.state import AdapterState, load_adapter, save_adapter, write_adapter
+from fedllm.atomic import atomic_directory, atomic_json
+from fedllm.config import Algorithm, FederationConfig
+from fedllm.errors import AdapterError, EngineError
+from fedllm.runs import (
+    FederationDirectory,
+    RoundDirectory,
+    RunDirectory,
+    link_directory,
+    read_json,
+)
+from fedllm.server.rounds import ClosedRound, UpdateCard, check_update, choose_cohort, close_round
+from fedllm.training.schedule import round_lr
+
+CARD = "update.json"
+
+
+def open_round(
+    federation: FederationDirectory,
+    number: int,
+    clients: Sequence[str],
+    settings: FederationConfig,
+    *,
+    lr: float,
+) -> RoundDirectory:
+    """Makes round ``number`` ready for its cohort: ``plan.json`` and ``sent/``; does nothing twice.
+
+    Raises:
+        EngineError: The round before it is not closed.
+    """
+    before, this = federation.round(number - 1), federation.round(number)
+    if not before.aggregate.exists():
+        raise EngineError(f"round {number} cannot open: round {number - 1} is not closed")
+    this.sweep()
+    if not this.sent.exists():
+        link_directory(before.aggregate, this.sent)
+    if not this.plan.exists():
+        cohort = choose_cohort(
+            clients, settings.clients_per_round, seed=settings.seed, round=number
+        )
+        atomic_json(this.plan, {"round": number, "cohort": cohort, "lr": lr})
+    return this
+
+
+def cohort_of(directory: RoundDirectory) -> list[str]:
+    """Who takes part in an open round.
+
+    Raises:
+        EngineError: The round is not open.
+    """
+    if not directory.plan.exists():
+        raise EngineError(
+            f"round {directory.number} is not open ({directory.plan} is missing); open it with "
+            "'fedllm round open'"
+        )
+    return list(read_json(directory.plan)["cohort"])
+
+
+def send_update(directory: RoundDirectory, state: AdapterState, card: UpdateCard) -> Path:
+    """Writes a client's update: a PEFT directory with its card inside, complete or absent."""
+    path = directory.update(card.client)
+    with atomic_directory(path) as temporary:
+        write_adapter(state, temporary)
+        atomic_json(temporary / CARD, asdict(card))
+    return path
+
+
+def receive_update(path: Path) -> tuple[AdapterState, UpdateCard]:
+    """Reads a client's update.
+
+    Raises:
+        AdapterError: The adapter or its card is missing or damaged.
+    """
+    state = load_adapter(path)
+    try:
+        card = UpdateCard(**json.loads((path / CARD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise AdapterError(
+            f"{path / CARD} cannot be read ({type(error).__name__}); train the client's round again"
+        ) from None
+    return state, card
+
+
+def collect_updates(
+    directory: RoundDirectory, *, base: str, failed: Mapping[str, str]
+) -> tuple[dict[str, tuple[AdapterState, UpdateCard]], dict[str, str]]:
+    """Reads what the cohort sent; what cannot be used is named with its reason.
+
+    Args:
+        directory: An open round.
+        base: Fingerprint of the run's base model.
+        failed: Reasons known already, by client.
+    """
+    sent = load_adapter(directory.sent)
+    usable: dict[str, tuple[AdapterState, UpdateCard]] = {}
+    reasons = dict(failed)
+    for client in cohort_of(directory):
+        if client in reasons:
+            continue
+        path = directory.update(client)
+        if not path.exists():
+            reasons[client] = "sent no update"
+            continue
+        try:
+            state, card = receive_update(path)
+            check_update(state, card, sent=sent, base=base)
+            if (card.client, card.round) != (client, directory.number):
+                raise AdapterError(
+                    f"{path / CARD} is of client {card.client}, round {card.round}; train the "
+                    f"round of {client} again"
+                )
+        except AdapterError as error:
+            reasons[client] = str(error)
+        else:
+            usable[client] = (state, card)
+    return usable, reasons
+
+
+def finish_round(
+    directory: RoundDirectory,
+    algorithm: Algorithm,
+    settings: FederationConfig,
+    *,
+    base: str,
+    failed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Closes an open round: reads updates, combines them, writes ``global/``, then ``metrics.json``.
+
+    Returns:
+        The content of ``metrics.json``; a round that is closed already returns it unchanged.
+
+    Raises:
+        EngineError: Too few usable updates; the round stays open.
+    """
+    if directory.done:
+        return dict(read_json(directory.metrics))
+    updates, reasons = collect_updates(directory, base=base, failed=failed or {})
+    closed = close_round(
+        updates,
+        reasons,
+        algorithm=algorithm,
+        weighting=settings.weights,
+        min_clients=settings.min_clients,
+        round=directory.number,
+    )
+    save_adapter(closed.state, directory.aggregate)
+    metrics = _metrics(directory, closed, updates, reasons)
+    atomic_json(directory.metrics, metrics)
+    return metrics
+
+
+def directory_bytes(path: Path) -> int:
+    """Size of the files of an adapter directory in bytes: what travels."""
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+
+
+def _metrics(
+    directory: RoundDirectory,
+    closed: ClosedRound,
+    updates: Mapping[str, tuple[AdapterState, UpdateCard]],
+    failed: Mapping[str, str],
+) -> dict[str, Any]:
+    plan = read_json(directory.plan)
+    down = directory_bytes(directory.sent)
+    return {
+        "round": directory.number,
+        "cohort": plan["cohort"],
+        "lr": plan["lr"],
+        "failed": dict(failed),
+        "weights": closed.weights,
+        "train_loss": {client: card.loss_last for client, (_, card) in updates.items()},
+        "examples": {client: card.examples for client, (_, card) in updates.items()},
+        "tokens": {client: card.tokens for client, (_, card) in updates.items()},
+        "aggregation": _losses(closed),
+        "bytes_up": {client: directory_bytes(directory.update(client)) for client in updates},
+        "bytes_down": {client: down for client in plan["cohort"]},
+    }
+
+
+def _losses(closed: ClosedRound) -> dict[str, float | None]:
+    """What the combination lost, over all modules."""
+    total = closed.report.total
+    if total is None:
+        return {}
+    return {
+        "residual_naive": total.residual_naive,
+        "residual_after": total.residual_after,
+        "residual_floor": total.residual_floor,
+    }
+
+
+def close_and_advance(run: RunDirectory) -> tuple[dict[str, Any], list[str]]:
+    """Closes the open round of a run and opens the next.
+
+    Returns:
+        The closed round's metrics and the cohort of the next round, empty when all are closed.
+
+    Raises:
+        EngineError: No round is open, or too few updates are usable.
+    """
+    config, federation = run.config, run.federation
+    settings = config.federation
+    number = federation.completed + 1
+    if number > settings.rounds:
+        raise EngineError(f"all {settings.rounds} rounds of {run.root} are closed")
+    this = federation.round(number)
+    cohort_of(this)
+    base = read_json(run.base)["fingerprint"]
+    with run.timed("aggregation"):
+        metrics = finish_round(this, config.algorithm, settings, base=base)
+    return metrics, open_next(run, number + 1)
+
+
+def open_next(run: RunDirectory, number: int) -> list[str]:
+    """Opens round ``number`` of a run for its clients; returns its cohort, empty after the last."""
+    config = run.config
+    if number > config.federation.rounds:
+        return []
+    clients = sorted(read_json(run.clients))
+    lr = round_lr(config.training, number, config.federation.rounds)
+    return cohort_of(open_round(run.federation, number, clients, config.federation, lr=lr))

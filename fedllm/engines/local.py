@@ -1,0 +1,107 @@
+"""The local engine: every client of a federation in this process, one after the other.
+
+It goes through the same files as clients in other places do, so a run can be killed anywhere and
+resumed, and an engineer who drives the rounds by hand gets the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedllm.atomic import atomic_text
+from fedllm.config import Algorithm, FederationConfig
+from fedllm.engines.files import cohort_of, finish_round, open_round
+from fedllm.engines.runtime import Member, Runtime
+from fedllm.errors import FedLLMError
+from fedllm.progress import Watcher
+from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
+from fedllm.training.schedule import round_lr
+
+log = logging.getLogger(__name__)
+
+
+def run_rounds(
+    run: RunDirectory,
+    federation: FederationDirectory,
+    members: Mapping[str, Member],
+    runtime: Runtime,
+    *,
+    title: str,
+    algorithm: Algorithm,
+    settings: FederationConfig,
+    steps: int,
+    watcher: Watcher,
+    after_round: Callable[[RoundDirectory], str],
+) -> None:
+    """Runs every round that is not done yet.
+
+    Args:
+        run: Where events are recorded.
+        federation: Whose rounds; a finished one costs nothing.
+        members: Clients by name.
+        runtime: The resident model.
+        title: Shown while working.
+        algorithm: How updates are combined.
+        settings: Rounds, cohort, weights, seed.
+        steps: Optimiser steps per client and round.
+        watcher: Shows progress.
+        after_round: Called with every closed round, also on resume; returns a note to show.
+
+    Raises:
+        EngineError: A round has too few usable updates.
+    """
+    runtime.write_initial(federation)
+    with watcher.task(title, settings.rounds) as tick:
+        for number in range(1, settings.rounds + 1):
+            directory = federation.round(number)
+            if not directory.done:
+                lr = round_lr(runtime.config.training, number, settings.rounds)
+                open_round(federation, number, list(members), settings, lr=lr)
+                failed = _train_cohort(run, directory, members, runtime, steps=steps)
+                with run.timed("aggregation"):
+                    finish_round(
+                        directory,
+                        algorithm,
+                        settings,
+                        base=runtime.base.fingerprint,
+                        failed=failed,
+                    )
+            for client, reason in read_json(directory.metrics)["failed"].items():
+                watcher.say(f"  round {number}: left out {client}: {reason}")
+            tick(after_round(directory))
+
+
+def _train_cohort(
+    run: RunDirectory,
+    directory: RoundDirectory,
+    members: Mapping[str, Member],
+    runtime: Runtime,
+    *,
+    steps: int,
+) -> dict[str, str]:
+    """Trains who has not sent an update yet; returns the reasons of those that failed."""
+    failed: dict[str, str] = {}
+    for client in cohort_of(directory):
+        if directory.update(client).exists():
+            continue
+        try:
+            result = runtime.train(directory, members[client], steps=steps)
+        except Exception as error:  # one client must not take the federation down
+            failed[client] = _reason(error, run.shard(client))
+        else:
+            run.event("seconds", stage="training", seconds=round(result.seconds, 4))
+    return failed
+
+
+def _reason(error: Exception, private: Path) -> str:
+    """A sentence for the round's record. Text of foreign exceptions may quote data: it stays home."""
+    if isinstance(error, FedLLMError):
+        return str(error)
+    import traceback
+
+    log.debug("client failed", exc_info=error)
+    if private.is_dir():
+        atomic_text(private / "error.txt", "".join(traceback.format_exception(error)), mode=0o600)
+    return f"{type(error).__name__} during training; the client's error.txt has the details"

@@ -1,0 +1,169 @@
+"""What stays resident while rounds go by, and one client's round on top of it.
+
+The base model is loaded once, the adapter's slot is attached once, every shard is tokenised once; a
+round only installs factors, trains, and takes factors out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedllm.adapters.state import load_adapter, save_adapter
+from fedllm.atomic import atomic_json
+from fedllm.config import RunConfig
+from fedllm.engines.files import send_update
+from fedllm.errors import ConfigError
+from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
+from fedllm.seeds import derive_seed
+from fedllm.server.rounds import UpdateCard
+from fedllm.training.data import TokenizedShard, tokenize_shard
+from fedllm.training.local import LocalResult, start, train_client
+from fedllm.training.model import (
+    DTYPES,
+    BaseModel,
+    attach_lora,
+    initial_adapter,
+    install,
+    load_base,
+)
+from fedllm.types import Example
+
+
+@dataclass(frozen=True)
+class Member:
+    """A client as an engine sees it: a name and the examples it trains on."""
+
+    name: str
+    private: Sequence[Example]
+    public: Sequence[Example] = ()
+
+
+@dataclass
+class Runtime:
+    """Base model, adapter slot and tokenised shards of one process."""
+
+    config: RunConfig
+    base: BaseModel
+    model: Any
+    accelerator: Any
+    _shards: dict[tuple[str, int], TokenizedShard] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, run: RunDirectory) -> Runtime:
+        """Loads the run's base model and attaches a fresh adapter to it.
+
+        Raises:
+            ConfigError: The model is not the one the run was created with.
+        """
+        config = run.config
+        threads = read_json(run.environment)["threads"]
+        accelerator = start(config.training.model_copy(update={"threads": threads}))
+        base = load_base(config.model, device=str(accelerator.device))
+        _remember_base(run, base)
+        seed = derive_seed(config.federation.seed, "initial adapter")
+        return cls(config, base, attach_lora(base, config.lora, seed=seed), accelerator)
+
+    def write_initial(self, federation: FederationDirectory) -> None:
+        """Writes round 0: the adapter everybody starts from."""
+        first = federation.round(0).aggregate
+        if not first.exists():
+            save_adapter(initial_adapter(self.model, self.dtype), first)
+
+    def tokenised(self, name: str, examples: Sequence[Example]) -> TokenizedShard:
+        """Token ids of a shard, computed once per process.
+
+        Raises:
+            DataError: A sample does not fit the context, or nothing is left.
+        """
+        key = (name, hash(tuple(example.id for example in examples)))
+        if key not in self._shards:
+            training = self.config.training
+            self._shards[key] = tokenize_shard(
+                examples,
+                template=self.config.data.template,
+                tokenizer=self.base.tokenizer,
+                max_length=min(training.max_length, self.base.context),
+                overlong=training.overlong,
+                name=name,
+            )
+        return self._shards[key]
+
+    def train(
+        self,
+        directory: RoundDirectory,
+        member: Member,
+        *,
+        steps: int | None = None,
+    ) -> LocalResult:
+        """Trains ``member`` for one round from what was sent and writes its update.
+
+        Args:
+            directory: An open round.
+            member: The client.
+            steps: Optimiser steps, where they differ from ``training.steps``.
+        """
+        training = self.config.training
+        if steps is not None:
+            training = training.model_copy(update={"steps": steps})
+        install(self.model, load_adapter(directory.sent))
+        shard = self.tokenised(member.name, [*member.private, *member.public])
+        result = train_client(
+            self.model,
+            shard.examples,
+            training=training,
+            lr=read_json(directory.plan)["lr"],
+            seed=derive_seed(
+                self.config.federation.seed,
+                "training",
+                round=directory.number,
+                client=member.name,
+            ),
+            client=member.name,
+            pad_id=self.base.tokenizer.pad_token_id,
+            accelerator=self.accelerator,
+            dtype=self.dtype,
+        )
+        if self.accelerator.is_main_process:
+            card = UpdateCard(
+                client=member.name,
+                round=directory.number,
+                base=self.base.fingerprint,
+                examples=len(member.private),
+                public_examples=len(member.public),
+                tokens=result.tokens,
+                steps=result.steps,
+                loss_first=result.loss_first,
+                loss_last=result.loss_last,
+            )
+            send_update(directory, result.state, card)
+        self.accelerator.wait_for_everyone()
+        return result
+
+    def with_adapter(self, path: Path) -> Any:
+        """The model with the adapter of directory ``path`` installed."""
+        install(self.model, load_adapter(path))
+        return self.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type in which adapters travel."""
+        return DTYPES[self.config.lora.dtype]
+
+
+def _remember_base(run: RunDirectory, base: BaseModel) -> None:
+    """Pins the run to its base model; a resumed run must load the same one."""
+    if not run.base.exists():
+        atomic_json(run.base, {"name": base.name, "fingerprint": base.fingerprint})
+        return
+    before = read_json(run.base)
+    if before["fingerprint"] != base.fingerprint:
+        raise ConfigError(
+            f"model.name={base.name} is not the model this run began with (fingerprint "
+            f"{base.fingerprint[:12]}, was {before['fingerprint'][:12]}); restore it, or start over "
+            "with --fresh"
+        )

@@ -1,0 +1,310 @@
+"""The run directory: protocol and checkpoint in one.
+
+::
+
+    runs/<name>/
+      recipe.yaml  env.json  base.json      what was asked, where it runs, which base model
+      clients.json                          names, domains and sizes of the shards
+      events.jsonl                          what happened when (timings; never private text)
+      shards/<client>/                      CLIENT SIDE: private text, per-sample records
+      public/                               public pool, arrived centroids, items handed out
+      rounds/0007/                          one round of the federation
+        plan.json                           cohort and learning rate
+        sent/                               the adapter every client starts from
+        updates/<client>/                   what each client sent back (a PEFT directory)
+        global/                             the new global adapter
+        metrics.json                        exists when the round is done
+      arms/<arm>/                           the comparisons: public/ and rounds/ of their own
+      report/
+
+Everything is written to a temporary name and renamed, so "find the first round without
+``metrics.json``" is the whole of resuming.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedllm.atomic import atomic_directory, atomic_json, atomic_text, sweep
+from fedllm.config import RunConfig
+from fedllm.errors import ConfigError, EngineError
+from fedllm.recipe import dump_recipe, parse_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDirectory:
+    """One round on disk."""
+
+    path: Path
+    number: int
+
+    @property
+    def plan(self) -> Path:
+        """``{"round", "cohort", "lr"}``."""
+        return self.path / "plan.json"
+
+    @property
+    def sent(self) -> Path:
+        """PEFT directory the cohort starts from."""
+        return self.path / "sent"
+
+    def update(self, client: str) -> Path:
+        """PEFT directory ``client`` sends back."""
+        return self.path / "updates" / client
+
+    @property
+    def aggregate(self) -> Path:
+        """PEFT directory of the new global adapter."""
+        return self.path / "global"
+
+    @property
+    def metrics(self) -> Path:
+        """The round's record; its existence means the round is done."""
+        return self.path / "metrics.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores of the new global adapter by client."""
+        return self.path / "evaluation.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether the round is closed."""
+        return self.metrics.exists()
+
+    def sweep(self) -> None:
+        """Removes what an interrupted program left half-written."""
+        sweep(self.path)
+        sweep(self.path / "updates")
+
+
+@dataclass(frozen=True, slots=True)
+class FederationDirectory:
+    """The rounds of one federation: the run's own, or one of its arms."""
+
+    path: Path
+
+    def round(self, number: int) -> RoundDirectory:
+        """Round ``number``; 0 holds the initial adapter alone."""
+        return RoundDirectory(self.path / "rounds" / f"{number:04d}", number)
+
+    @property
+    def completed(self) -> int:
+        """The last round that is done; 0 when none is."""
+        number = 0
+        while self.round(number + 1).done:
+            number += 1
+        return number
+
+    @property
+    def augmentation(self) -> Path:
+        """Folder with the public items handed to each client."""
+        return self.path / "public" / "augmentation"
+
+    @property
+    def centers(self) -> Path:
+        """Folder with the centroids that arrived from each client."""
+        return self.path / "public" / "centers"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run on disk."""
+
+    root: Path
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved recipe."""
+        values = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+        return parse_recipe(values, str(self.recipe))
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe's file."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, platform and threads the run was created with."""
+        return self.root / "env.json"
+
+    @property
+    def base(self) -> Path:
+        """Name and fingerprint of the base model."""
+        return self.root / "base.json"
+
+    @property
+    def federation(self) -> FederationDirectory:
+        """The recipe's own federation."""
+        return FederationDirectory(self.root)
+
+    def arm(self, *parts: str) -> FederationDirectory:
+        """A comparison's federation."""
+        return FederationDirectory(self.root.joinpath("arms", *parts))
+
+    @property
+    def shards(self) -> Path:
+        """Client side: one folder per client."""
+        return self.root / "shards"
+
+    @property
+    def clients(self) -> Path:
+        """Names, domains and sizes of the shards: ``{client: {"domain", "train", "test"}}``."""
+        return self.root / "clients.json"
+
+    def shard(self, client: str) -> Path:
+        """Client side of ``client``; nothing in it may leave except through a message."""
+        return self.shards / client
+
+    @property
+    def pool(self) -> Path:
+        """The public pool."""
+        return self.root / "public" / "pool.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """Folder of the report."""
+        return self.root / "report"
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Appends one line to ``events.jsonl``; callers pass numbers and names, never text."""
+        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, sort_keys=True)
+        with (self.root / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Recorded events of one kind, oldest first; a line cut off by a kill is skipped."""
+        path = self.root / "events.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if event.get("event") == kind:
+                yield event
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Records how many seconds the block took as part of ``stage``."""
+        start = time.perf_counter()
+        yield
+        self.event("seconds", stage=stage, seconds=round(time.perf_counter() - start, 4))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for one process; a second one is refused instead of mixing its files in."""
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise EngineError(
+                    f"{self.root} is in use by another process; wait for it or choose another "
+                    "output.dir"
+                ) from None
+            yield
+
+
+def create_run(config: RunConfig, environment: Mapping[str, Any]) -> RunDirectory:
+    """Opens the run of ``config``, creating its directory when it is new.
+
+    An existing run is resumed; its recipe must be the same.
+
+    Raises:
+        ConfigError: The directory holds a run of another recipe, or something else.
+    """
+    root = config.run_directory
+    run = RunDirectory(root.absolute())
+    if run.recipe.exists():
+        _same_recipe(run, config)
+        return run
+    if root.exists() and any(entry.name != ".lock" for entry in root.iterdir()):
+        raise ConfigError(
+            f"output.dir={root} exists and is no run directory; choose another output.dir"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    atomic_json(run.environment, dict(environment))
+    atomic_text(run.recipe, dump_recipe(config))  # last: its existence makes the directory a run
+    return run
+
+
+def open_run(root: Path) -> RunDirectory:
+    """Opens an existing run.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    run = RunDirectory(root.absolute())
+    if not run.recipe.exists():
+        raise ConfigError(
+            f"{root} is no run directory (it has no recipe.yaml); make one with "
+            "'fedllm prepare RECIPE'"
+        )
+    return run
+
+
+def remove_run(root: Path) -> None:
+    """Deletes a run directory; anything that is not one is refused."""
+    if not root.exists():
+        return
+    if any(root.iterdir()):
+        open_run(root)
+    shutil.rmtree(root)
+
+
+def link_directory(source: Path, target: Path) -> None:
+    """Makes ``target`` hold the files of ``source``, by hard links where the disk allows them."""
+    with atomic_directory(target) as temporary:
+        for file in sorted(source.iterdir()):
+            try:
+                os.link(file, temporary / file.name)
+            except OSError:
+                shutil.copyfile(file, temporary / file.name)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file of the run directory.
+
+    Raises:
+        EngineError: It is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"{path} cannot be read ({error}); delete it and run the same command again"
+        ) from None
+
+
+def _same_recipe(run: RunDirectory, config: RunConfig) -> None:
+    before = run.config.model_dump(mode="json", exclude={"output"})
+    after = config.model_dump(mode="json", exclude={"output"})
+    changed = list(_differences(before, after))
+    if changed:
+        raise ConfigError(
+            f"{run.root} holds a run of another recipe ({'; '.join(changed[:3])}); "
+            "choose another output.dir, or start over with --fresh"
+        )
+
+
+def _differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            inner = f"{where}.{key}" if where else key
+            yield from _differences(before.get(key), after.get(key), inner)
+    elif before != after:
+        yield f"{where} was {before!r}, is {after!r}"
