@@ -1,0 +1,236 @@
+"""From a source of the recipe to examples: the first step of the data flow.
+
+A source is a file, a folder or pattern of files, a data set of the hub, or a generated sample
+domain (``samples:NAME``). Its rows are filtered by ``where``, shaped by `schemas`, freed of exact
+duplicates, and cut to ``limit`` by a draw that keeps the file's order.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from fedllm.config import SourceConfig
+from fedllm.data import samples
+from fedllm.data.columns import Row, getter, paths_of, show_columns, spread
+from fedllm.data.convert import EmptyFieldError, convert
+from fedllm.data.files import SUFFIXES, data_suffix, read_rows
+from fedllm.data.schemas import detect
+from fedllm.errors import DataError
+from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.types import Example
+
+Role = Literal["private", "public", "test"]
+SAMPLES = "samples:"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Examples of one source, with what happened on the way."""
+
+    examples: list[Example]
+    rows: int
+    """Rows read, after lists were spread."""
+    filtered: int = 0
+    """Rows that ``where`` left out."""
+    empty: int = 0
+    """Rows left out by ``empty: drop``."""
+    duplicates: int = 0
+    """Examples equal in every text to an earlier one of the same owner."""
+
+
+def load_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> list[Example]:
+    """The examples of one source.
+
+    Args:
+        source: What to read and how.
+        root: Folder that a relative path starts from (``data.root``).
+        seed: The run's seed; draws ``limit`` rows and generates samples.
+        role: What the examples are for; sample domains generate other items for each.
+
+    Raises:
+        DataError: The source is missing, damaged, empty or cannot be understood.
+    """
+    return read_source(source, root, seed=seed, role=role).examples
+
+
+def read_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> Loaded:
+    """Same as `load_source`, with the counts."""
+    _refuse_idle(source)
+    if source.path.startswith(SAMPLES):
+        examples = _sample(source, seed, role)
+        return Loaded(examples, rows=len(examples))
+    rows = _rows(source, root)
+    specs = [str(spec) for spec in source.columns.values()] + list(source.where)
+    rows = spread(rows, specs)
+    kept = _filter(rows, source)
+    columns = list(dict.fromkeys(column for row in kept for column in row.fields))
+    schema = detect(columns, source, source.path)
+    domain = source.domain or _file_domain(source.path)
+    distinct: dict[tuple[str, str, str], Example] = {}
+    empty = made = 0
+    for row in kept:
+        try:
+            examples = convert(row, schema, source, domain)
+        except EmptyFieldError:
+            if source.empty == "error":
+                raise
+            empty += 1
+            continue
+        made += len(examples)
+        for example in examples:
+            distinct.setdefault((example.id, example.owner, example.domain), example)
+    if not distinct:
+        raise DataError(f"{source.path}: every row is empty; check the source's columns")
+    examples = _limit(list(distinct.values()), source, seed)
+    loaded = Loaded(examples, len(rows), len(rows) - len(kept), empty, made - len(distinct))
+    logger.info(
+        "%s: %d rows, %d filtered, %d empty, %d duplicates, %d examples",
+        source.path,
+        loaded.rows,
+        loaded.filtered,
+        loaded.empty,
+        loaded.duplicates,
+        len(examples),
+    )
+    return loaded
+
+
+def _refuse_idle(source: SourceConfig) -> None:
+    """Settings that would have no effect are an error, not a surprise."""
+    if source.path.startswith(SAMPLES):
+        shaping = ("columns", "where", "instruction", "labels", "checker", "subset")
+        idle = next((name for name in shaping if getattr(source, name)), None)
+    else:
+        idle = "topics" if source.topics else None
+    if idle:
+        raise DataError(f"{source.path}: {idle} has no effect on this kind of source; remove it")
+
+
+def _sample(source: SourceConfig, seed: int, role: Role) -> list[Example]:
+    name = source.path.removeprefix(SAMPLES)
+    if source.limit is None:
+        raise DataError(f"{source.path}: is generated without end; set its limit, e.g. limit: 200")
+    if (name == "public") != (role == "public"):
+        raise DataError(
+            f"{source.path}: cannot be a {role} source; data.public takes samples:public, "
+            f"data.private and data.test take samples:{{{','.join(samples.DOMAINS)}}}"
+        )
+    if role == "public":
+        examples = samples.public_pool(source.limit, seed)
+    else:
+        topics = source.topics or None
+        examples = samples.domain_examples(name, source.limit, seed, part=role, topics=topics)
+    if source.domain:
+        examples = [replace(example, domain=source.domain) for example in examples]
+    return examples
+
+
+def _rows(source: SourceConfig, root: Path) -> list[Row]:
+    """The rows of a file, a folder, a pattern or a hub data set."""
+    path = root / Path(source.path).expanduser()
+    header = not _by_position(source)
+    if path.is_file():
+        return read_rows(path, source.path, split=source.split, header=header)
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return _hub(source, path)
+        files = [file for file in sorted(path.iterdir()) if data_suffix(file) in SUFFIXES]
+        if not files:
+            raise DataError(
+                f"{source.path}: the folder holds no {', '.join(SUFFIXES)} file; "
+                "name a file or another folder"
+            )
+    elif "*" in source.path:
+        files = sorted(path for path in root.glob(source.path) if path.is_file())
+    else:
+        files = []
+    if not files:
+        if "*" not in source.path and _may_be_hub(source.path):
+            return _hub(source)
+        raise DataError(_missing(source.path, root))
+    rows: list[Row] = []
+    for file in files:
+        shown = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+        rows += read_rows(file, shown, split=source.split, header=header)
+    return rows
+
+
+def _hub(source: SourceConfig, saved: Path | None = None) -> list[Row]:
+    """Rows of a data set of the hub, or of one that `Dataset.save_to_disk` wrote."""
+    import datasets
+
+    try:
+        if saved is None:
+            data = datasets.load_dataset(source.path, source.subset, split=source.split)
+        else:
+            data = datasets.load_from_disk(str(saved))
+            data = data[source.split] if isinstance(data, datasets.DatasetDict) else data
+        records = data.to_list()
+    except Exception as error:  # the library raises many kinds: network, name, split, build
+        reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
+        raise DataError(
+            f"{source.path}: no such file under data.root, and no hub data set that can be loaded "
+            f"({reason}); check path, subset and split={source.split}"
+        ) from None
+    return [Row(f"{source.path}:{number}", fields) for number, fields in enumerate(records, 1)]
+
+
+def _may_be_hub(path: str) -> bool:
+    return data_suffix(Path(path)) not in SUFFIXES and bool(
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", path)
+    )
+
+
+def _missing(path: str, root: Path) -> str:
+    """A message that names the folder searched and the nearest file names in it."""
+    folder = (root / path).parent
+    there = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(path).name, there, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "check the path and data.root"
+    return f"{path}: does not exist under data.root={root}; {hint}"
+
+
+def _by_position(source: SourceConfig) -> bool:
+    """Whether all columns are named by number, as in a CSV file without header."""
+    paths = [path for spec in source.columns.values() for path in paths_of(spec)]
+    return bool(paths) and all(path.isdigit() for path in paths)
+
+
+def _file_domain(path: str) -> str:
+    return Path(path).name.partition(".")[0] or Path(path).parent.name
+
+
+def _filter(rows: list[Row], source: SourceConfig) -> list[Row]:
+    """The rows whose columns have the values of ``where``; CSV text equals the number it spells."""
+    kept = rows
+    for column, wanted in source.where.items():
+        columns = dict.fromkeys(name for row in rows for name in row.fields)
+        read = getter(column, columns)
+        if read is None:
+            raise DataError(
+                f"{source.path}: where.{column} names no column; "
+                f"the file has {show_columns(columns)}"
+            )
+        spelt = str(wanted).casefold()
+        values = [(row, read(row.fields)) for row in kept]
+        kept = [row for row, is_ in values if is_ == wanted or str(is_).casefold() == spelt]
+        if not kept:
+            raise DataError(
+                f"{source.path}: where.{column}={wanted} leaves none of {len(rows)} rows; "
+                "correct the value or remove it"
+            )
+    return kept
+
+
+def _limit(examples: list[Example], source: SourceConfig, seed: int) -> list[Example]:
+    if source.limit is None or source.limit >= len(examples):
+        return examples
+    rng = numpy_rng(derive_seed(seed, f"data/limit/{source.path}"))
+    chosen = rng.choice(len(examples), size=source.limit, replace=False)
+    return [examples[i] for i in sorted(chosen.tolist())]
