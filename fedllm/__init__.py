@@ -5,9 +5,4 @@ submodule you need (``from fedllm.aggregation import aggregate``); this package 
 heavy by itself.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("fedllm")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.0.0"
+__version__ = "0.1.0"

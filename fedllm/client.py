@@ -1,0 +1,75 @@
+"""One client's round as a program, for clients that live where their data is.
+
+::
+
+    accelerate launch --config_file recipes/accelerate/cpu.yaml \
+        -m fedllm.client --run runs/demo --client medical --round 3
+
+reads ``rounds/0003/sent/`` and ``shards/medical/``, trains, and leaves a PEFT directory in
+``rounds/0003/updates/medical/``. Nothing else is written. With several processes (DDP, DeepSpeed,
+FSDP: see ``recipes/accelerate/``) the result is that of one process up to rounding.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedllm.errors import EngineError, FedLLMError
+
+
+def train(
+    run: Annotated[Path, typer.Option("--run", help="The run directory.")],
+    client: Annotated[str, typer.Option("--client", help="Whose round, as in clients.json.")],
+    round: Annotated[int, typer.Option("--round", min=1, help="Which round; it must be open.")],
+    again: Annotated[
+        bool, typer.Option("--again", help="Train again although the update is there.")
+    ] = False,
+) -> None:
+    """Train one client for one round and drop its update into the run directory."""
+    from fedllm.engines.files import cohort_of
+    from fedllm.runs import open_run
+
+    directory = open_run(run)
+    this = directory.federation.round(round)
+    cohort = cohort_of(this)
+    if client not in cohort:
+        raise EngineError(
+            f"--client {client} does not take part in round {round}; its cohort is "
+            f"{', '.join(cohort)}"
+        )
+    if this.done:
+        raise EngineError(f"round {round} is closed; see 'fedllm round status --run {run}'")
+    if this.update(client).exists() and not again:
+        sys.stderr.write(f"{this.update(client)} is there already; --again trains it anew\n")
+        return
+
+    from fedllm.engines.runtime import Runtime, member_of
+
+    runtime = Runtime.load(directory)
+    result = runtime.train(this, member_of(directory, client))
+    if runtime.accelerator.is_main_process:
+        sys.stderr.write(
+            f"{client}, round {round}: {result.steps} steps on {result.examples} examples in "
+            f"{result.seconds:.1f} s, loss {result.loss_first:.3f} -> {result.loss_last:.3f}\n"
+            f"{this.update(client)}\n"
+        )
+    runtime.accelerator.end_training()
+
+
+def main() -> None:
+    """Entry point of ``python -m fedllm.client``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    try:
+        app()
+    except FedLLMError as error:
+        sys.stderr.write(f"fedllm.client: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Recipes: every key is known, every fault is one line that names the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedllm.config import LoraFair, RunConfig, TrainingConfig
+from fedllm.errors import ConfigError
+from fedllm.recipe import dump_recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
+
+MINIMAL = {"data": {"private": [{"path": "samples:code"}]}}
+
+
+def fault(values: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe(values, "r.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_misspelt_key_is_named_with_the_nearest_one():
+    assert fault({**MINIMAL, "trainig": {}}) == (
+        "r.yaml: trainig: unknown key; did you mean 'training'?"
+    )
+    message = fault({"data": {"private": [{"path": "x", "chekcer": "number"}]}})
+    assert "data.private.0.chekcer: unknown key; did you mean 'checker'?" in message
+    assert "algorithm.solvr: unknown key; did you mean 'solver'?" in fault(
+        {**MINIMAL, "algorithm": {"name": "lora-fair", "solvr": "ridge"}}
+    )
+
+
+def test_a_wrong_type_is_named_with_its_value():
+    message = fault({**MINIMAL, "training": {"lr": "fast"}})
+    assert "training.lr='fast'" in message and "number" in message
+
+
+def test_every_fault_is_told_at_once():
+    message = fault({**MINIMAL, "training": {"steps": 0}, "lora": {"rank": -1}})
+    assert "training.steps=0" in message and "lora.rank=-1" in message
+
+
+def test_a_required_key_is_asked_for():
+    assert "data: is required" in fault({})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"training": {"batch_size": 6, "gradient_accumulation": 4}}, "gradient_accumulation=4"),
+        ({"federation": {"clients_per_round": 2, "min_clients": 3}}, "min_clients=3"),
+        ({"retrieval": {"method": "feddca"}}, "data.public is empty"),
+        ({"eval": {"arms": ["fedit+random"]}}, "data.public is empty"),
+    ],
+)
+def test_rules_between_fields_are_checked(values, expected):
+    assert expected in fault({**MINIMAL, **values})
+
+
+def test_without_held_out_data_nothing_can_be_evaluated():
+    assert "test_fraction=0" in fault({"data": {**MINIMAL["data"], "test_fraction": 0}})
+
+
+def test_overrides_reach_sections_and_list_items(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    config = load_recipe(
+        path, ["training.lr=1e-4", "algorithm.name=fedit", "data.private.0.limit=7"]
+    )
+    assert (config.training.lr, config.algorithm.name) == (1e-4, "fedit")
+    assert config.data.private[0].limit == 7
+    assert config.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.lr", "no '='"),
+        ("data.private.3.limit=1", "position from 0 to 0"),
+        ("name.x=1", "'name' is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_is_quoted(tmp_path: Path, override, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "name": "mine"}))
+    with pytest.raises(ConfigError, match="override") as caught:
+        load_recipe(path, [override])
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00"])
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match="demo"):
+        find_recipe("no-such-recipe")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_is_valid_and_survives_the_round_trip(name):
+    config = load_recipe(name)
+    assert parse_recipe(yaml.safe_load(dump_recipe(config)), "dump") == config
+
+
+@given(
+    st.builds(
+        TrainingConfig,
+        steps=st.integers(1, 99),
+        lr=st.floats(1e-8, 1.0),
+        overlong=st.sampled_from(["error", "drop", "truncate"]),
+    ),
+    st.builds(LoraFair, lam=st.floats(0, 100), solver=st.sampled_from(["ridge", "cosine"])),
+)
+def test_settings_survive_yaml(training, algorithm):
+    config = RunConfig(data=MINIMAL["data"], training=training, algorithm=algorithm)
+    assert parse_recipe(yaml.safe_load(dump_recipe(config)), "dump") == config
