@@ -18,6 +18,7 @@ import math
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Solver = Literal["ridge", "cosine", "sgd-paper"]
+Array = npt.NDArray[np.float64]
 
 
 def lora_fair(
@@ -124,73 +126,98 @@ def cosine_minimiser(
         p = torch.where(kept, m / torch.where(kept, g, 1.0), 0.0)
         fitted = p * ((p * b).sum() / (p * p).sum())
         return torch.where(kept, fitted, b) @ vectors.T
-    sums = _Sums(g.numpy(), (m * m).sum(0).numpy(), (b * b).sum(0).numpy(), (m * b).sum(0).numpy())
-    s, c = sums.solve(target_norm, lam)
+    mm, bb, mb = ((x * y).sum(0).numpy() for x, y in ((m, m), (b, b), (m, b)))
+    s, c = _Sums(g.numpy(), mm, bb, mb, target_norm, lam).solve()
     numerator = 2 * lam * b + m / (target_norm * s)
     return (numerator / (2 * lam + c / (target_norm * s**3) * g)) @ vectors.T
 
 
 class _Sums:
-    """Column inner products in the eigenbasis of ``G``, and the two equations built on them."""
+    """Column inner products in the eigenbasis of ``G``, and the equations built on them.
 
-    def __init__(self, g: np.ndarray, mm: np.ndarray, bb: np.ndarray, mb: np.ndarray) -> None:
-        self.g, self.mm, self.bb, self.mb = g, mm, bb, mb
+    The unknowns are ``u = log s`` and ``q = c / s``. ``s = sqrt(tr(B G B^T))`` itself is no good
+    equation: it also holds in the limit ``s -> 0``. The cosine does not change with the length of
+    ``B``, so at a stationary point the penalty must not either, ``<B, B - B_mean> = 0``; that and
+    ``c = <M, B>`` have the wanted root alone.
+    """
 
-    def image(self, t: float, lam: float, log_s: float, ratio: float) -> tuple[float, float] | None:
-        """``(s, c)`` of ``B(s, c)``; None where the system matrix is not positive."""
-        s = math.exp(log_s)
-        d = 2 * lam + ratio / (t * s * s) * self.g
-        if d.min() <= 0:
-            return None
-        top = 4 * lam**2 * self.bb + 4 * lam * self.mb / (t * s) + self.mm / (t * s) ** 2
-        return (
-            math.sqrt(float((self.g * top / d**2).sum())),
-            float(((2 * lam * self.mb + self.mm / (t * s)) / d).sum()),
-        )
+    def __init__(self, g: Array, mm: Array, bb: Array, mb: Array, t: float, lam: float) -> None:
+        self.g, self.mm, self.bb, self.mb, self.t, self.lam = g, mm, bb, mb, t, lam
+        self.s0, self.c0 = math.sqrt(float((g * bb).sum())), float(mb.sum())
+        pull = abs(self.c0) / (t * self.s0**3) * float(g.mean())
+        self.balance = 1 + 2 * lam / max(pull, 1e-300)
 
-    def gap(self, t: float, lam: float, x: np.ndarray) -> np.ndarray | None:
-        """``F(log s, c/s)``, zero at a stationary point; None outside the domain."""
-        if not abs(x[0]) < 300:
-            return None
-        reached = self.image(t, lam, float(x[0]), float(x[1]))
-        if reached is None or reached[0] <= 0:
-            return None
-        s, c = reached
-        return np.array([math.log(s) - x[0], (c - x[1] * math.exp(x[0])) / s])
-
-    def solve(self, t: float, lam: float) -> tuple[float, float]:
-        """Damped Newton from ``B_mean``; two or three steps in practice."""
-        s0 = math.sqrt(float((self.g * self.bb).sum()))
-        x = np.array([math.log(s0), float(self.mb.sum()) / s0])
-        value = self.gap(t, lam, x)
+    def solve(self) -> tuple[float, float]:
+        """``(s, c)`` of the minimum: fixed-point steps into Newton's reach, then Newton's."""
+        x = np.array([math.log(self.s0), max(self.c0 / self.s0, 1e-3 * self.t)])
         for _ in range(100):
-            if value is None or float(np.abs(value).max()) < 1e-13:
-                break
-            step = np.linalg.lstsq(self._jacobian(t, lam, x, value), -value, rcond=None)[0]
-            x, value, moved = self._damped(t, lam, x, value, step)
-            if not moved:
+            for _ in range(4):
+                x = self._towards(x)
+            polished = self._newton(x)
+            if polished is not None:
+                x = polished
                 break
         s = math.exp(float(x[0]))
         return s, float(x[1]) * s
 
-    def _jacobian(self, t: float, lam: float, x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    def _columns(self, x: Array) -> tuple[Array, Array, Array] | None:
+        """Per column of ``B(s, c)``: ``<B, B>``, ``<B, B_mean>``, ``<B, M>``."""
+        if not abs(x[0]) < 100:
+            return None
+        s = math.exp(float(x[0]))
+        v = 1 / (self.t * s)
+        d = 2 * self.lam + float(x[1]) * v / s * self.g
+        if not d.min() > 1e-100:
+            return None
+        l2 = 2 * self.lam
+        length = (l2**2 * self.bb + 2 * l2 * v * self.mb + v**2 * self.mm) / d**2
+        return length, (l2 * self.bb + v * self.mb) / d, (l2 * self.mb + v * self.mm) / d
+
+    def _towards(self, x: Array) -> Array:
+        """``B(s, c)``, then the length at which the penalty is least."""
+        columns = self._columns(x)
+        if columns is None:
+            return x
+        length, along, target = columns
+        s = math.sqrt(float((self.g * length).sum()))
+        scale = float(along.sum() / length.sum())
+        return np.array([math.log(s * (scale if scale > 0 else 1.0)), float(target.sum()) / s])
+
+    def gap(self, x: Array) -> Array | None:
+        """Both equations at ``(u, q)``; None outside their domain."""
+        columns = self._columns(x)
+        if columns is None:
+            return None
+        s, q = math.exp(float(x[0])), float(x[1])
+        v = 1 / (self.t * s)
+        pull = q * v / s * self.g
+        # <B, B - B_mean> summed from B - B_mean itself: no cancellation when both are close.
+        step = 2 * self.lam * (v * self.mb - pull * self.bb) + v**2 * self.mm - pull * v * self.mb
+        along = float((step / (2 * self.lam + pull) ** 2).sum())
+        c = float(columns[2].sum())
+        return np.array([along / float(columns[0].sum()) * self.balance, (c / s - q) / self.t])
+
+    def _newton(self, x: Array) -> Array | None:
+        """The root, or None when ten steps do not reach it."""
+        value = self.gap(x)
+        for _ in range(10):
+            if value is None:
+                return None
+            error = float(np.abs(value).max())
+            step = np.linalg.lstsq(self._jacobian(x, value), -value, rcond=None)[0]
+            new = self.gap(x + step)
+            if error < 1e-12 and (new is None or float(np.abs(new).max()) >= error):
+                return x
+            x, value = x + step, new
+        return None
+
+    def _jacobian(self, x: Array, value: Array) -> Array:
         columns = []
         for axis in range(2):
             h = 1e-7 * max(1.0, abs(float(x[axis])))
-            moved = self.gap(t, lam, x + h * np.eye(2)[axis])
-            columns.append((value if moved is None else moved) - value)
-            columns[-1] = columns[-1] / h
+            moved = self.gap(x + h * np.eye(2)[axis])
+            columns.append(((value if moved is None else moved) - value) / h)
         return np.stack(columns, 1)
-
-    def _damped(
-        self, t: float, lam: float, x: np.ndarray, value: np.ndarray, step: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        for halving in range(40):
-            trial = x + step * 0.5**halving
-            new = self.gap(t, lam, trial)
-            if new is not None and float(np.abs(new).max()) < float(np.abs(value).max()):
-                return trial, new, True
-        return x, value, False
 
 
 def _descend(

@@ -84,10 +84,10 @@ def test_ridge_is_the_dense_closed_form(lam):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    lam=st.sampled_from([1e-4, 1e-2, 1.0, 100.0]),
+    lam=st.sampled_from([1e-6, 1e-4, 1e-2, 1.0, 100.0]),
     seed=st.integers(0, 1000),
     rank=st.integers(1, 6),
-    drift=st.sampled_from([0.05, 1.0]),
+    drift=st.sampled_from([0.05, 1.0, 3.0]),
 )
 def test_cosine_solver_stands_where_the_dense_gradient_vanishes(lam, seed, rank, drift):
     g = torch.Generator().manual_seed(seed)
@@ -111,7 +111,7 @@ def test_cosine_solver_stands_where_the_dense_gradient_vanishes(lam, seed, rank,
     assert float(gradient.abs().max()) < 1e-10
     start = b_mean @ a
     before = 1 - (product * start).sum() / (product.norm() * start.norm())
-    assert float(loss) <= float(before) + 1e-12
+    assert loss.item() <= float(before) + 1e-12
 
 
 def test_cosine_without_penalty_is_the_projection_of_the_target():

@@ -1,0 +1,154 @@
+"""Exchange with peft itself: its directories are read, ours are loaded, the products agree."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+)
+
+from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
+from fedllm.aggregation import aggregate
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "mistral": MistralConfig(**SIZES, head_dim=8),
+    "gemma": GemmaConfig(**SIZES, head_dim=8),
+    "gpt2": GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, vocab_size=64, bos_token_id=0, eos_token_id=0
+    ),
+}
+TARGETS = {"gpt2": ["c_attn", "c_fc"]}
+TOKENS = torch.arange(12).reshape(2, 6)
+
+
+def model_of(kind):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
+
+
+def trained(kind, seed, path=None, **extra):
+    """A peft adapter with random factors; its tensors and what it computes."""
+    settings = {
+        "r": 4,
+        "lora_alpha": 6,
+        "target_modules": TARGETS.get(kind, ["q_proj", "v_proj", "down_proj"]),
+        "fan_in_fan_out": kind == "gpt2",
+        **extra,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(model_of(kind), LoraConfig(**settings)).eval()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn(parameter.shape)
+    if path is not None:
+        model.save_pretrained(path)
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+VARIANTS = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "patterns": {
+        "rank_pattern": {"layers.1.self_attn.q_proj": 2},
+        "alpha_pattern": {"down_proj": 3},
+    },
+    "dora": {"use_dora": True},
+    "head": {"modules_to_save": ["lm_head"]},
+    "bias": {"bias": "all"},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapter_of_peft_comes_back_from_us_unchanged(tmp_path, variant):
+    model = trained("llama", 1, tmp_path / "theirs", **VARIANTS[variant])
+    save_adapter(load_adapter(tmp_path / "theirs"), tmp_path / "ours")
+    again = PeftModel.from_pretrained(model_of("llama"), tmp_path / "ours").eval()
+    assert torch.equal(logits(model), logits(again))
+    theirs = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
+    ours = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    theirs["target_modules"].sort()
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_scaling_times_B_A_is_the_update_peft_merges(kind):
+    model = trained(kind, 2)
+    state = AdapterState.from_tensors(
+        get_peft_model_state_dict(model), model.peft_config["default"].to_dict()
+    )
+    layers = dict(model.base_model.model.named_modules())
+    assert len(state.modules) == (4 if kind == "gpt2" else 6)
+    for module in state.modules:
+        factors = state.factors(module)
+        update = factors.scaling * factors.B @ factors.A
+        merged = layers[module].get_delta_weight("default")
+        assert torch.allclose(update.T if kind == "gpt2" else update, merged, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("rule", ["fedit", "lora-fair"])
+def test_an_aggregate_computes_the_product_it_claims(tmp_path, kind, rule):
+    sources = {}
+    for name, seed in (("a", 1), ("b", 2)):
+        trained(kind, seed, tmp_path / name)
+        sources[name] = tmp_path / name
+    state, _ = aggregate(sources, {"a": 3.0, "b": 1.0}, rule)
+    save_adapter(state, tmp_path / "global")
+    served = PeftModel.from_pretrained(model_of(kind), tmp_path / "global").eval()
+    merged = model_of(kind)
+    weights = dict(merged.named_parameters())
+    for module in state.modules:
+        factors = state.factors(module)
+        update = factors.scaling * factors.B @ factors.A
+        weights[f"{module}.weight"].data += update.T if kind == "gpt2" else update
+    assert torch.allclose(logits(served), logits(merged), atol=1e-5)
+    assert not torch.allclose(logits(served), logits(model_of(kind)), atol=1e-3)
+
+
+def test_embedding_and_conv_products_are_those_of_peft():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(11, 6)
+            self.conv = torch.nn.Conv2d(6, 7, 3)
+            self.line = torch.nn.Conv1d(7, 5, 2)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["embed", "conv", "line"], init_lora_weights=False)
+        model = get_peft_model(Net(), config)
+    state = AdapterState.from_tensors(
+        get_peft_model_state_dict(model), model.peft_config["default"].to_dict()
+    )
+    layers = dict(model.base_model.model.named_modules())
+    for module in ("embed", "conv", "line"):
+        factors = state.factors(module)
+        update = factors.scaling * factors.B @ factors.A
+        merged = layers[module].get_delta_weight("default")
+        merged = merged.T if module == "embed" else merged.flatten(1)
+        assert torch.allclose(update, merged, atol=1e-6), module
