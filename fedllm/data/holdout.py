@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from fedllm.config import DataConfig
 from fedllm.errors import DataError
 from fedllm.seeds import derive_seed, numpy_rng
@@ -54,9 +52,17 @@ def split_records(
             f"client {client}: data.test has no row of its domain {records[own[0]][0].domain} and "
             "data.test_fraction=0; add such a source, set its domain, or raise test_fraction"
         )
-    held = _hold_out(records, own, data, derive_seed(seed, "data/held-out", client=client))
+    open_domains = {records[i][0].domain for i in own}
+    cap = -(-data.test_samples * len(open_domains) // len(domains))
+    draw = derive_seed(seed, "data/held-out", client=client)
+    held = _hold_out(records, own, data.test_fraction, cap, draw)
     train = [row for i, record in enumerate(records) if i not in held for row in record]
     test = given + [row for i in sorted(held) for row in records[i]]
+    if not test and data.test_samples:
+        raise DataError(
+            f"client {client}: {len(train)} private rows of one prompt leave nothing to hold out; "
+            "add rows, name a data.test source, lower data.max_owners or set data.test_samples=0"
+        )
     draw = derive_seed(seed, f"data/test/{'/'.join(domains)}")
     return train, _evenly(test, data.test_samples, draw)
 
@@ -74,20 +80,26 @@ def _tests_for(
 
 
 def _hold_out(
-    records: list[Record], candidates: Sequence[int], data: DataConfig, seed: int
+    records: list[Record], candidates: Sequence[int], fraction: float, cap: int, seed: int
 ) -> set[int]:
-    """Numbers of the records held out: ``test_fraction`` of the candidates' rows, never all."""
+    """Numbers of the records held out: ``fraction`` of the candidates' rows, never all records.
+
+    Records that start with the same prompt go together, or the rest would be lost to training.
+    """
     rows = sum(len(records[i]) for i in candidates)
-    wanted = min(max(1, round(data.test_fraction * rows)), data.test_samples)
-    if not data.test_fraction:
-        wanted = 0
-    order = numpy_rng(seed).permutation(np.array(candidates, dtype=np.int64)).tolist()
+    wanted = min(max(1, round(fraction * rows)), cap) if fraction else 0
+    alike: dict[str, list[int]] = {}
+    for i in candidates:
+        alike.setdefault(prompt_key(records[i][0]), []).append(i)
+    groups = list(alike.values())
+    order = numpy_rng(seed).permutation(len(groups)).tolist()
     if len(candidates) == len(records):
         order.pop()
     held: set[int] = set()
     while order and wanted > 0:
-        held.add(order[0])
-        wanted -= len(records[order.pop(0)])
+        group = groups[order.pop(0)]
+        held.update(group)
+        wanted -= sum(len(records[i]) for i in group)
     return held
 
 

@@ -122,9 +122,9 @@ def as_text(value: Any, place: str, part: str, spec: str) -> str:
     text = flat_text(value)
     if text is not None:
         return text
-    kind, inner = ("object", "KEY") if isinstance(value, dict) else ("list of objects", "0.KEY")
+    kind, inner = ("an object", "KEY") if isinstance(value, dict) else ("a nested list", "0.KEY")
     raise DataError(
-        f"{place}: column '{spec}' ({part}) is a {kind}, expected text; name what is inside it, "
+        f"{place}: column '{spec}' ({part}) is {kind}, expected text; name what is inside it, "
         f"columns: {{{part}: {spec}.{inner}}}"
     )
 
