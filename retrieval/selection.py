@@ -1,0 +1,235 @@
+"""Server side of FedDCA: one centre per client, chosen for coverage of all clients' centroids.
+
+Coverage of the centroids ``C`` (Q of them, over all clients) by the selected ``P`` is facility
+location, ``d(C, P) = mean_c max_{p in P} cos(c, p)`` [arXiv 2409.20135, section 4]. Similarities
+are computed once. A slot's best replacement needs one pass over all candidates: with ``M`` the best
+and ``m`` the second-best similarity of every centroid to ``P``, replacing slot i by q changes the
+sum by
+
+    sum_c max(0, S[q,c] - M_c)  +  sum_{c served by i} (max(S[q,c], m_c) - max(S[q,c], M_c)),
+
+whose first term is shared by all slots and updated only where ``M`` changed.
+
+Methods: ``paper`` (Algorithm 1 as printed: cyclic, stops at the first slot that cannot improve),
+``swap`` (stops when no slot can), ``greedy`` (lazy; carries the 1 - 1/e bound), ``greedy+swap``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedllm.errors import RetrievalError
+from fedllm.retrieval.vectors import Array, check_rows
+
+SelectionMethod = Literal["greedy+swap", "greedy", "swap", "paper"]
+Float64 = npt.NDArray[np.float64]
+IMPROVEMENT = 1e-10
+"""Smallest gain in mean cosine that counts; below it two candidates are the same candidate."""
+BLOCK = 512
+"""Candidates evaluated at once, which bounds temporary memory at ``BLOCK x Q`` floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The outcome."""
+
+    assignment: dict[str, tuple[str, int]]
+    """Client -> (owner of its centre, row in the owner's centroids)."""
+    coverage: float
+    """``d(C, P)``, in [-1, 1]."""
+    steps: int
+    """Slots that were replaced after the start."""
+
+
+def select_centers(
+    centers_by_client: Mapping[str, npt.NDArray[Any]], method: SelectionMethod = "greedy+swap"
+) -> Selection:
+    """Selects one centre per client.
+
+    ``paper`` and ``swap`` start from every client's first centroid and hand slot i to client i, as
+    published. Greedy has no slots, so its centres are matched one to one to clients, maximising
+    the total mean cosine to each client's own centroids. The order of the mapping is the order of
+    slots.
+
+    Args:
+        centers_by_client: Client -> ``(k, D)`` unit rows; ``k`` may differ.
+        method: How to search.
+    """
+    if not centers_by_client:
+        raise RetrievalError("no client sent centroids; at least one is needed")
+    clients = list(centers_by_client)
+    dimension = int(np.atleast_2d(centers_by_client[clients[0]]).shape[1])
+    blocks = [
+        check_rows(centers_by_client[name], f"centroids of client {name}", dimension=dimension)
+        for name in clients
+    ]
+    counts = [len(block) for block in blocks]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    similarity = _similarity(np.concatenate(blocks))
+    if method in ("paper", "swap"):
+        state = _Slots(similarity, starts)
+        state.ascend(first_stall=method == "paper")
+        chosen = state.chosen
+    else:
+        state = _Slots(similarity, _lazy_greedy(similarity, len(clients)))
+        if method == "greedy+swap":
+            state.ascend(first_stall=False)
+        affinity = (
+            np.add.reduceat(similarity[state.chosen], starts, axis=1).T / np.array(counts)[:, None]
+        )  # (clients, slots)
+        chosen = state.chosen[best_matching(affinity.astype(np.float64))]
+    owners = np.searchsorted(starts, chosen, side="right") - 1
+    assignment = {
+        name: (clients[owner], int(row - starts[owner]))
+        for name, owner, row in zip(clients, owners, chosen, strict=True)
+    }
+    return Selection(assignment, state.coverage, state.steps)
+
+
+def _similarity(rows: Array) -> Array:
+    """All cosines ``(Q, Q)``, symmetric to the bit so that rows may stand for columns."""
+    product = rows @ rows.T
+    for start in range(0, len(rows), BLOCK):
+        stop = start + BLOCK
+        product[start:stop, stop:] = product[stop:, start:stop].T
+        square = product[start:stop, start:stop]
+        lower = np.tril(square)
+        product[start:stop, start:stop] = lower + np.tril(square, -1).T
+    return product
+
+
+def _lazy_greedy(similarity: Array, slots: int) -> npt.NDArray[np.int64]:
+    """Rows picked one by one for the largest gain; ties go to the lowest row.
+
+    Gains only shrink as the selection grows, so an old gain is an upper bound and most candidates
+    are never evaluated again (Minoux 1978). Counting starts at cosine -1, which makes the empty
+    selection the worst.
+    """
+    best = np.full(len(similarity), -1.0, dtype=np.float32)  # (Q,)
+    first = similarity.sum(axis=1, dtype=np.float64) + len(similarity)
+    bounds = [(-float(gain), row) for row, gain in enumerate(first)]
+    heapq.heapify(bounds)
+    chosen: list[int] = []
+    while len(chosen) < slots:
+        _, row = heapq.heappop(bounds)
+        gain = float(np.maximum(similarity[row] - best, 0).sum(dtype=np.float64))
+        if not bounds or (-gain, row) <= bounds[0]:
+            chosen.append(row)
+            np.maximum(best, similarity[row], out=best)
+        else:
+            heapq.heappush(bounds, (-gain, row))
+    return np.array(chosen, dtype=np.int64)
+
+
+class _Slots:
+    """The selected rows, with what a replacement needs kept up to date."""
+
+    def __init__(self, similarity: Array, chosen: npt.NDArray[np.int64]) -> None:
+        self.similarity = similarity
+        self.chosen = chosen.copy()
+        self.steps = 0
+        self._rank()
+        self.shared = np.zeros(len(similarity))  # sum_c max(0, S[q,c] - M_c) for every q
+        for start in range(0, len(similarity), BLOCK):
+            rows = similarity[start : start + BLOCK]
+            above = np.maximum(rows - self.best, 0)
+            self.shared[start : start + BLOCK] = above.sum(axis=1, dtype=np.float64)
+
+    @property
+    def coverage(self) -> float:
+        return float(self.best.mean(dtype=np.float64))
+
+    def ascend(self, *, first_stall: bool) -> None:
+        """Replaces slots in turn until one (``first_stall``) or all in a row cannot improve."""
+        patience = 1 if first_stall else len(self.chosen)
+        slot = stalled = 0
+        while stalled < patience:
+            candidate, gain = self._best_replacement(slot)
+            if gain > IMPROVEMENT * len(self.similarity):
+                self._replace(slot, candidate)
+                stalled = 0
+            else:
+                stalled += 1
+            slot = (slot + 1) % len(self.chosen)
+
+    def _best_replacement(self, slot: int) -> tuple[int, float]:
+        """The candidate with the largest gain over the present sum, lowest row on ties."""
+        gains = self.shared.copy()
+        served = np.flatnonzero(self.server == slot)
+        best, second = self.best[served], self.second[served]
+        for start in range(0, len(served), BLOCK):
+            part = slice(start, start + BLOCK)
+            rows = self.similarity[served[part]]  # (block, Q), columns by symmetry
+            loss = np.clip(rows, second[part, None], best[part, None]) - best[part, None]
+            gains += loss.sum(axis=0, dtype=np.float64)
+        candidate = int(np.argmax(gains))
+        return candidate, float(gains[candidate])
+
+    def _replace(self, slot: int, candidate: int) -> None:
+        before = self.best
+        self.chosen[slot] = candidate
+        self.steps += 1
+        self._rank()
+        changed = np.flatnonzero(before != self.best)
+        for start in range(0, len(changed), BLOCK):
+            part = changed[start : start + BLOCK]
+            rows = self.similarity[part]
+            now = np.maximum(rows - self.best[part, None], 0)
+            now -= np.maximum(rows - before[part, None], 0)
+            self.shared += now.sum(axis=0, dtype=np.float64)
+
+    def _rank(self) -> None:
+        """Best and second-best similarity of every centroid to the selection, and who gives it."""
+        to_chosen = self.similarity[self.chosen]  # (slots, Q)
+        self.server = to_chosen.argmax(axis=0)
+        columns = np.arange(to_chosen.shape[1])
+        self.best = to_chosen[self.server, columns]
+        if len(self.chosen) == 1:
+            self.second = np.full_like(self.best, -1.0)
+            return
+        to_chosen[self.server, columns] = -np.inf
+        self.second = to_chosen.max(axis=0)
+
+
+def best_matching(affinity: Float64) -> npt.NDArray[np.int64]:
+    """Column of every row in the one-to-one matching of largest total ``affinity (n, n)``.
+
+    The Hungarian method with potentials: rows enter one by one along a shortest augmenting path.
+    """
+    size = len(affinity)
+    cost = affinity.max() - affinity
+    row_price, column_price = np.zeros(size + 1), np.zeros(size + 1)
+    holder = np.full(size + 1, -1)  # row that holds a column; the last column is the entrance
+    for row in range(size):
+        holder[size] = row
+        column = size
+        reach = np.full(size, np.inf)
+        came_from = np.full(size, size)
+        visited = np.zeros(size + 1, dtype=bool)
+        while holder[column] != -1:
+            visited[column] = True
+            current = holder[column]
+            free = ~visited[:size]
+            slack = cost[current] - row_price[current] - column_price[:size]
+            shorter = free & (slack < reach)
+            reach[shorter] = slack[shorter]
+            came_from[shorter] = column
+            following = int(np.argmin(np.where(free, reach, np.inf)))
+            step = reach[following]
+            row_price[holder[visited]] += step
+            column_price[visited] -= step
+            reach[free] -= step
+            column = following
+        while column != size:
+            previous = int(came_from[column])
+            holder[column] = holder[previous]
+            column = previous
+    matched = np.empty(size, dtype=np.int64)
+    matched[holder[:size]] = np.arange(size)
+    return matched
