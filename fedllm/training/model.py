@@ -21,6 +21,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
@@ -228,7 +229,8 @@ def _source(config: ModelConfig) -> tuple[str, str | None]:
 
 def _placement(config: ModelConfig, device: str) -> dict[str, Any]:
     """Type, device and quantization as ``from_pretrained`` takes them."""
-    automatic: Any = torch.float32 if device == "cpu" else "auto"
+    on_cpu = torch.device(device).type == "cpu"
+    automatic: Any = torch.float32 if on_cpu else "auto"
     kwargs: dict[str, Any] = {"dtype": DTYPES.get(config.dtype, automatic)}
     if config.quantization == "none":
         return kwargs
@@ -236,7 +238,7 @@ def _placement(config: ModelConfig, device: str) -> dict[str, Any]:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise MissingExtraError(f"model.quantization={config.quantization}", "gpu") from None
-    compute = torch.float32 if device == "cpu" else torch.bfloat16
+    compute = torch.float32 if on_cpu else torch.bfloat16
     kwargs["quantization_config"] = transformers.BitsAndBytesConfig(
         load_in_8bit=config.quantization == "8bit",
         load_in_4bit=config.quantization == "4bit",
@@ -255,7 +257,7 @@ def _loading(config: ModelConfig) -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(config, error)) from error
     finally:
         if bars:
