@@ -25,6 +25,7 @@ from fedllm.seeds import derive_seed
 
 SmallClusters = Literal["merge", "drop"]
 ITERATIONS = 25
+RESTARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,20 @@ def client_centers(
             "away; lower it, add data, or set retrieval.method=none for this client"
         )
     wanted = min(clusters, len(distinct) // min_cluster_size)
-    labels = kmeans_labels(rows, wanted, seed=derive_seed(seed, "client-centers"))
+    labels = kmeans_labels(
+        rows, wanted, seed=derive_seed(seed, "client-centers"), restarts=RESTARTS
+    )
     labels = _remove_small(rows, labels, min_cluster_size, small)
     return Centers(_means(rows, labels, np.unique(labels)), encoder, fingerprint)
 
 
-def kmeans_labels(rows: Array, clusters: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Cluster number of every row ``(N,)`` by spherical k-means; the same for the same seed."""
+def kmeans_labels(
+    rows: Array, clusters: int, *, seed: int, restarts: int = 1
+) -> npt.NDArray[np.int64]:
+    """Cluster number of every row ``(N,)`` by spherical k-means; the same for the same seed.
+
+    The best of ``restarts`` random starts by the clustering objective is kept.
+    """
     import faiss
 
     if clusters == 1:
@@ -121,6 +129,7 @@ def kmeans_labels(rows: Array, clusters: int, *, seed: int) -> npt.NDArray[np.in
         rows.shape[1],
         clusters,
         niter=ITERATIONS,
+        nredo=restarts,
         spherical=True,
         seed=seed % 2**31,
         min_points_per_centroid=1,

@@ -29,8 +29,12 @@ from fedllm.retrieval.vectors import Array, check_rows
 
 SelectionMethod = Literal["greedy+swap", "greedy", "swap", "paper"]
 Float64 = npt.NDArray[np.float64]
-IMPROVEMENT = 1e-10
+Similarity = npt.NDArray[np.floating[Any]]
+IMPROVEMENT = 1e-12
 """Smallest gain in mean cosine that counts; below it two candidates are the same candidate."""
+DOUBLE_UP_TO = 4096
+"""Up to so many centroids similarities are kept in float64: two that serve only each other tie but
+for rounding, and are then told apart as the printed algorithm would."""
 BLOCK = 512
 """Candidates evaluated at once, which bounds temporary memory at ``BLOCK x Q`` floats."""
 
@@ -92,9 +96,10 @@ def select_centers(
     return Selection(assignment, state.coverage, state.steps)
 
 
-def _similarity(rows: Array) -> Array:
+def _similarity(rows: Array) -> Similarity:
     """All cosines ``(Q, Q)``, symmetric to the bit so that rows may stand for columns."""
-    product = rows @ rows.T
+    wide = rows.astype(np.float64) if len(rows) <= DOUBLE_UP_TO else rows
+    product: Similarity = wide @ wide.T
     for start in range(0, len(rows), BLOCK):
         stop = start + BLOCK
         product[start:stop, stop:] = product[stop:, start:stop].T
@@ -104,14 +109,14 @@ def _similarity(rows: Array) -> Array:
     return product
 
 
-def _lazy_greedy(similarity: Array, slots: int) -> npt.NDArray[np.int64]:
+def _lazy_greedy(similarity: Similarity, slots: int) -> npt.NDArray[np.int64]:
     """Rows picked one by one for the largest gain; ties go to the lowest row.
 
     Gains only shrink as the selection grows, so an old gain is an upper bound and most candidates
     are never evaluated again (Minoux 1978). Counting starts at cosine -1, which makes the empty
     selection the worst.
     """
-    best = np.full(len(similarity), -1.0, dtype=np.float32)  # (Q,)
+    best = np.full(len(similarity), -1.0, dtype=similarity.dtype)  # (Q,)
     first = similarity.sum(axis=1, dtype=np.float64) + len(similarity)
     bounds = [(-float(gain), row) for row, gain in enumerate(first)]
     heapq.heapify(bounds)
@@ -130,7 +135,7 @@ def _lazy_greedy(similarity: Array, slots: int) -> npt.NDArray[np.int64]:
 class _Slots:
     """The selected rows, with what a replacement needs kept up to date."""
 
-    def __init__(self, similarity: Array, chosen: npt.NDArray[np.int64]) -> None:
+    def __init__(self, similarity: Similarity, chosen: npt.NDArray[np.int64]) -> None:
         self.similarity = similarity
         self.chosen = chosen.copy()
         self.steps = 0
