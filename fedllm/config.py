@@ -60,8 +60,11 @@ class LoraConfig(Section):
 class SourceConfig(Section):
     """One file, hub data set or built-in sample domain, and how its rows become examples."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     path: str
-    """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), or a hub data set ``org/name``."""
+    """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), a folder or pattern (``*``) of
+    such files, or a hub data set ``org/name``."""
     domain: str = ""
     """Domain the rows belong to; empty takes it from ``columns.domain`` or the file's name."""
     subset: str | None = None
@@ -73,7 +76,8 @@ class SourceConfig(Section):
     ] = Field(default_factory=dict)
     """Which column plays which part, where the usual schemas are not detected: a column's name, a
     path into it (``answers.text.0``; ``questions.*.question`` makes one row per element), or a text
-    with columns in braces (``"{Body} {Question}"``). Positions (``"0"``) read a CSV without header."""
+    with columns in braces (``"{Body} {Question}"``). Positions (``"0"``) read a CSV without
+    header."""
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keep only rows whose columns have these values."""
     instruction: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from fedllm.errors import DataError
@@ -37,7 +38,8 @@ def chat_turns(value: Any, place: str) -> list[Turn]:
     """The turns of one conversation; neighbours of one role are joined.
 
     Args:
-        value: A list of ``{role, content}`` or ``{from, value}``, or the same as a JSON text.
+        value: A list of ``{role, content}``, ``{from, value}`` or ``{human, assistant}``, or the
+            same as a JSON text.
         place: File, row and column, for messages.
 
     Raises:
@@ -54,12 +56,22 @@ def chat_turns(value: Any, place: str) -> list[Turn]:
             "(or from and value); name the right column by columns: {messages: ...}"
         )
     turns: list[Turn] = []
-    for number, item in enumerate(value):
+    for number, item in enumerate(_by_role(value)):
         turn = _turn(item, f"{place}, turn {number}")
         if turns and turns[-1].role == turn.role:
             turn = Turn(turn.role, f"{turns.pop().content}\n\n{turn.content}")
         turns.append(turn)
     return turns
+
+
+def _by_role(value: list[Any]) -> Iterator[Any]:
+    """Single turns, also from objects such as ``{human: ..., assistant: ...}``."""
+    for item in value:
+        keys = [key for key in item if key.lower() in _ROLES] if isinstance(item, dict) else []
+        if keys and not any(key in item for key in _ROLE_KEYS):
+            yield from ({"role": key, "content": item[key]} for key in keys)
+        else:
+            yield item
 
 
 def _turn(item: Any, place: str) -> Turn:

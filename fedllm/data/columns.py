@@ -26,7 +26,7 @@ Getter = Callable[[dict[str, Any]], Any]
 """Takes a row's fields to one value; ``None`` where the row has none."""
 
 _BRACES = re.compile(r"\{([^{}]+)\}")
-_NAME = re.compile(r"(?=.{0,40}$)[\w.*-]*( [\w.*-]+)?")
+_NAME = re.compile(r"(?=.{0,40}$)[\w.*/:()#-]*( [\w.*/:()#-]+)?")
 
 
 def paths_of(spec: str, columns: Collection[str] = ()) -> list[str]:

@@ -71,8 +71,14 @@ def _single(
         instruction = source.instruction
     _require(instruction, row, schema, "instruction")
     output = _response(schema.text("output", row), row, schema, source)
-    reference = _reference(output, row, schema, source)
-    return make(instruction=instruction, input=extra, output=output, reference=reference)
+    system = schema.text("system", row).strip()
+    return make(
+        instruction=instruction,
+        input=extra,
+        output=output,
+        history=(Turn("system", system),) if system else (),
+        reference=_reference(output, row, schema, source),
+    )
 
 
 def _conversation(

@@ -44,6 +44,8 @@ def read_rows(path: Path, shown: str, *, split: str = "train", header: bool = Tr
         DataError: The file cannot be read, is damaged, empty or of an unknown type.
     """
     suffix = data_suffix(path)
+    if suffix != ".json" and split != "train":
+        raise DataError(_no_split(shown, split))
     if suffix not in SUFFIXES:
         raise DataError(
             f"{shown}: unknown file type '{suffix}'; convert it to one of "
@@ -78,9 +80,10 @@ def _decode(data: bytes, shown: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        likely = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise DataError(
             f"{shown}:{line}: the file is not UTF-8; convert it, "
-            "e.g. iconv -f latin1 -t utf-8, and name the new file"
+            f"e.g. iconv -f {likely} -t utf-8, and name the new file"
         ) from None
 
 
@@ -134,7 +137,7 @@ def _json(text: str, shown: str, split: str, *, lines: bool) -> list[Row]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        if start == "{" and error.msg == "Extra data":
+        if start in "{[" and error.msg == "Extra data" and split == "train":
             return list(_json_lines(text, shown))
         raise DataError(
             f"{shown}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno}); "
@@ -166,6 +169,8 @@ def _records(value: Any, shown: str, split: str) -> list[dict[str, Any]]:
     Known: an array of objects (or of chats), an object of objects, an object that holds one array
     of objects or one per split, and a table by columns (arrays, or objects keyed by row number).
     """
+    if split != "train" and not (isinstance(value, dict) and _all(value.get(split), dict)):
+        raise DataError(_no_split(shown, split))
     if isinstance(value, list):
         return [_object(item, f"{shown}:{number}") for number, item in enumerate(value, 1)]
     if not isinstance(value, dict) or not value:
@@ -185,11 +190,17 @@ def _records(value: Any, shown: str, split: str) -> list[dict[str, Any]]:
     return [value]
 
 
+def _no_split(shown: str, split: str) -> str:
+    return f"{shown}: has no split '{split}'; remove the source's split, or choose rows by where"
+
+
 def _object(item: Any, place: str) -> dict[str, Any]:
     if _all(item, dict):
         return {CHAT_COLUMNS[0]: item}
     if isinstance(item, dict):
         return item
+    if isinstance(item, list):
+        return {str(i): value for i, value in enumerate(item)}
     raise DataError(f"{place}: is a {type(item).__name__}, expected an object with named fields")
 
 

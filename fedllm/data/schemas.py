@@ -1,6 +1,6 @@
 """Which columns of a file are instruction, input and response, and the examples they make.
 
-Detection looks at column names alone (case and separators aside); `LAYOUTS` lists what is known.
+Detection looks at column names (case and separators aside); `LAYOUTS` lists what is known.
 `columns`, `instruction` and `labels` of a source override any part of it. Messages name file, row
 and field, never a value.
 """
@@ -47,11 +47,13 @@ LAYOUTS = (
     ),
     Layout(
         "labelled sentence",
-        ("sentence", "text", "headline", "tweet", "review"),
+        ("sentence", "text", "input", "content", "headline", "title", "tweet", "review"),
         ("label", "sentiment", "category"),
         labelled=True,
     ),
 )
+SYSTEM = ("system", "system_prompt")
+"""Columns taken for a system turn before the instruction."""
 OWNERS = ("owner", "client", "client_id")
 """Columns taken for the owner of a row when ``columns.owner`` is empty."""
 
@@ -72,14 +74,21 @@ class Schema:
 
     def text(self, part: str, row: Row) -> str:
         """The value of one part as text, ``""`` when the row has none."""
-        return as_text(self.read(part, row), row.place, part, self.specs.get(part, part))
+        value, spec = self.read(part, row), self.specs.get(part, part)
+        if part == "output" and isinstance(value, list) and len(value) > 1:
+            raise DataError(
+                f"{row.place}: column '{spec}' (output) is a list of {len(value)}; take one, "
+                f"columns: {{output: {spec}.0}}, or all, one per line, {{output: '{{{spec}}}'}}"
+            )
+        return as_text(value, row.place, part, spec)
 
 
-def detect(columns: Collection[str], source: SourceConfig, shown: str) -> Schema:
+def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Schema:
     """Finds the schema of a file from its column names and the source's overrides.
 
     Args:
-        columns: Every column that occurs in the file.
+        columns: Every column that occurs in the file, with a value it has somewhere; values only
+            tell whether a column holds conversations.
         source: Whose ``columns`` and ``instruction`` come before what is detected.
         shown: How messages call the file.
 
@@ -89,18 +98,18 @@ def detect(columns: Collection[str], source: SourceConfig, shown: str) -> Schema
     specs: dict[str, str] = {str(part): spec for part, spec in source.columns.items()}
     by_name = _by_name(columns)
     if not specs.keys() & {"messages", "instruction", "output"}:
-        chat = next((by_name[name] for name in CHAT_COLUMNS if name in by_name), None)
+        chats = [by_name[name] for name in CHAT_COLUMNS if name in by_name]
+        chat = next((column for column in chats if _may_be_chat(columns[column])), None)
         specs |= {"messages": chat} if chat else {}
     both = [part for part in ("instruction", "input", "output") if part in specs]
     if "messages" in specs and both:
         raise DataError(f"{shown}: columns names both messages and {both[0]}; keep one of them")
     if "messages" not in specs:
         specs |= _layout(columns, specs, source, shown)
-    owner = next((by_name[name] for name in OWNERS if name in by_name), None)
-    if owner is not None:
-        specs.setdefault("owner", owner)
-    if "instruction" in specs and "numbers" in by_name:
-        specs["numbers"] = by_name["numbers"]
+    for part, names in (("owner", OWNERS), ("system", SYSTEM), ("numbers", ("numbers",))):
+        found = next((by_name[name] for name in names if name in by_name), None)
+        if found is not None:
+            specs.setdefault(part, found)
     getters = {}
     for part, spec in specs.items():
         read = getter(spec, columns)
@@ -164,6 +173,10 @@ def _layout(
         f"{shown}: no known schema in its columns ({show_columns(columns)}); known are messages, "
         f"{known}; say which column is which, columns: {{instruction: NAME, output: NAME}}"
     )
+
+
+def _may_be_chat(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
 def _by_name(columns: Collection[str]) -> dict[str, str]:

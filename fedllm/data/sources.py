@@ -12,7 +12,7 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fedllm.config import SourceConfig
 from fedllm.data import samples
@@ -65,12 +65,14 @@ def read_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> L
     if source.path.startswith(SAMPLES):
         examples = _sample(source, seed, role)
         return Loaded(examples, rows=len(examples))
-    rows = _rows(source, root)
+    try:
+        rows = _rows(source, root)
+    except OSError as error:
+        raise DataError(f"{source.path}: cannot be read ({error.strerror}); check it") from None
     specs = [str(spec) for spec in source.columns.values()] + list(source.where)
     rows = spread(rows, specs)
     kept = _filter(rows, source)
-    columns = list(dict.fromkeys(column for row in kept for column in row.fields))
-    schema = detect(columns, source, source.path)
+    schema = detect(_columns(kept), source, source.path)
     domain = source.domain or _file_domain(source.path)
     distinct: dict[tuple[str, str, str], Example] = {}
     empty = made = 0
@@ -133,32 +135,34 @@ def _sample(source: SourceConfig, seed: int, role: Role) -> list[Example]:
 
 def _rows(source: SourceConfig, root: Path) -> list[Row]:
     """The rows of a file, a folder, a pattern or a hub data set."""
+    root = root.absolute()
     path = root / Path(source.path).expanduser()
-    header = not _by_position(source)
-    if path.is_file():
-        return read_rows(path, source.path, split=source.split, header=header)
-    if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            return _hub(source, path)
-        files = [file for file in sorted(path.iterdir()) if data_suffix(file) in SUFFIXES]
-        if not files:
-            raise DataError(
-                f"{source.path}: the folder holds no {', '.join(SUFFIXES)} file; "
-                "name a file or another folder"
-            )
-    elif "*" in source.path:
-        files = sorted(path for path in root.glob(source.path) if path.is_file())
-    else:
-        files = []
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return _hub(source, path)
+    files = _files(path)
+    if not files and not path.exists() and _may_be_hub(source.path):
+        return _hub(source)
     if not files:
-        if "*" not in source.path and _may_be_hub(source.path):
-            return _hub(source)
-        raise DataError(_missing(source.path, root))
+        raise DataError(_missing(source.path, path, root))
+    if source.subset:
+        raise DataError(f"{source.path}: subset has no effect on a file; remove it")
     rows: list[Row] = []
     for file in files:
-        shown = file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
-        rows += read_rows(file, shown, split=source.split, header=header)
+        below = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+        shown = source.path if file == path else below
+        rows += read_rows(file, shown, split=source.split, header=not _by_position(source))
     return rows
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that ``path`` names: itself, a folder's data files, or those that fit a pattern."""
+    if path.is_file():
+        return [path]
+    if "*" in path.name:
+        return sorted(file for file in path.parent.glob(path.name) if file.is_file())
+    if path.is_dir():
+        return [file for file in sorted(path.iterdir()) if data_suffix(file) in SUFFIXES]
+    return []
 
 
 def _hub(source: SourceConfig, saved: Path | None = None) -> list[Row]:
@@ -187,13 +191,14 @@ def _may_be_hub(path: str) -> bool:
     )
 
 
-def _missing(path: str, root: Path) -> str:
+def _missing(shown: str, path: Path, root: Path) -> str:
     """A message that names the folder searched and the nearest file names in it."""
-    folder = (root / path).parent
-    there = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(path).name, there, n=3, cutoff=0.5)
+    if path.is_dir():
+        return f"{shown}: the folder holds no {', '.join(SUFFIXES)} file; name a file in it"
+    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "check the path and data.root"
-    return f"{path}: does not exist under data.root={root}; {hint}"
+    return f"{shown}: does not exist under data.root={root}; {hint}"
 
 
 def _by_position(source: SourceConfig) -> bool:
@@ -206,11 +211,21 @@ def _file_domain(path: str) -> str:
     return Path(path).name.partition(".")[0] or Path(path).parent.name
 
 
+def _columns(rows: list[Row]) -> dict[str, Any]:
+    """Every column, in order of appearance, with its first value that is not ``None``."""
+    columns: dict[str, Any] = {}
+    for row in rows:
+        for column, value in row.fields.items():
+            if columns.get(column) is None:
+                columns[column] = value
+    return columns
+
+
 def _filter(rows: list[Row], source: SourceConfig) -> list[Row]:
     """The rows whose columns have the values of ``where``; CSV text equals the number it spells."""
     kept = rows
     for column, wanted in source.where.items():
-        columns = dict.fromkeys(name for row in rows for name in row.fields)
+        columns = _columns(rows)
         read = getter(column, columns)
         if read is None:
             raise DataError(

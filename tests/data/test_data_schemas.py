@@ -99,6 +99,42 @@ def test_a_conversation_gives_one_example_per_answer_with_what_was_said_before(t
     assert first.source == second.source == "chat.json:1"
 
 
+def test_a_column_that_is_only_named_like_a_chat_is_left_alone(tmp_path):
+    rows = [{"turns": 3, "prompt": "a", "completion": "b"}]
+    assert texts(load(tmp_path, rows)) == [("a", "", "b")]
+
+
+def test_turns_may_be_objects_by_role(tmp_path):
+    row = {"conversation": [{"human": "a", "assistant": "b"}, {"human": "c", "assistant": "d"}]}
+    first, second = load(tmp_path, [row])
+    assert (first.instruction, first.output) == ("a", "b")
+    assert (second.instruction, second.output, len(second.history)) == ("c", "d", 2)
+
+
+def test_a_system_column_becomes_a_system_turn(tmp_path):
+    rows = [{"system_prompt": "Be kind.", "question": "q", "response": "r"}]
+    (example,) = load(tmp_path, rows)
+    assert example.history == (Turn("system", "Be kind."),) and texts([example]) == [("q", "", "r")]
+
+
+def test_several_answers_need_a_choice(tmp_path):
+    rows = [{"question": "q", "answers": ["SECRET", "b"]}]
+    message = fault(tmp_path, rows)
+    assert "f.jsonl:1: column 'answers' (output) is a list of 2" in message
+    assert "columns: {output: answers.0}" in message and "{output: '{answers}'}" in message
+    assert load(tmp_path, rows, columns={"output": "answers.0"})[0].output == "SECRET"
+    assert load(tmp_path, rows, columns={"output": "{answers}"})[0].output == "SECRET\nb"
+
+
+def test_rows_that_are_lists_have_columns_by_position(tmp_path):
+    assert "(0, 1)" in fault(tmp_path, [["SECRET", "b"], ["c", "d"]])
+    columns = {"instruction": 0, "output": 1}
+    assert texts(load(tmp_path, [["a", "b"], ["c", "d"]], columns=columns)) == [
+        ("a", "", "b"),
+        ("c", "", "d"),
+    ]
+
+
 def test_an_opening_assistant_turn_is_history_only(tmp_path):
     turns = [("gpt", "Welcome"), ("human", "Hi"), ("gpt", "Yes?")]
     row = {"conversations": [{"from": r, "value": v} for r, v in turns]}
@@ -115,10 +151,11 @@ def test_a_fixed_instruction_becomes_the_system_turn_of_a_conversation(tmp_path)
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ("SECRET words", "no list of turns"),
+        ("SECRET words", "no known schema in its columns (messages)"),
+        ("[SECRET", "no list of turns"),
         ([], "no list of turns"),
         ([{"role": "SECRET", "content": "x"}], "turn 0 has no known role"),
-        ([{"user": "SECRET"}], "turn 0 has no known role"),
+        ([{"patient": "SECRET"}], "turn 0 has no known role"),
         (["SECRET"], "turn 0 is no object"),
         ([{"role": "user", "content": {"SECRET": 1}}], "turn 0 has a dict"),
         ([{"role": "user", "content": [{"type": "image"}]}], "part that is no text"),
@@ -131,7 +168,7 @@ def test_a_fixed_instruction_becomes_the_system_turn_of_a_conversation(tmp_path)
 )
 def test_a_broken_conversation_is_named_by_row_and_turn(tmp_path, value, part):
     message = fault(tmp_path, [{"messages": value}])
-    assert "f.jsonl:1" in message and part in message
+    assert "f.jsonl:" in message and part in message
 
 
 def test_a_labelled_sentence_needs_an_instruction_and_gets_it(tmp_path):
@@ -198,6 +235,12 @@ def test_a_star_makes_one_row_per_element(tmp_path):
     }
     got = load(tmp_path, [article], columns=columns)
     assert texts(got) == [("a?", "T: c1", "a"), ("b?", "T: c2", "b"), ("c?", "T: c2", "c")]
+    intents = [{"patterns": ["hi", "hello"], "responses": ["yes?"]}]
+    columns = {"instruction": "patterns.*", "output": "responses.0"}
+    assert texts(load(tmp_path, intents, columns=columns)) == [
+        ("hi", "", "yes?"),
+        ("hello", "", "yes?"),
+    ]
     wrong = {"instruction": "title.*.q", "output": "title"}
     assert "'title' is no list" in fault(tmp_path, [article], columns=wrong)
 

@@ -149,6 +149,21 @@ def test_a_folder_and_a_pattern_read_their_files_in_name_order(tmp_path):
     ]
 
 
+def test_a_folder_without_data_files_says_which_it_reads(tmp_path):
+    (tmp_path / "docs").mkdir()
+    assert "the folder holds no .json, .jsonl" in fault(tmp_path, "docs")
+    assert "does not exist" in fault(tmp_path, "docs/*.csv")
+
+
+def test_split_and_subset_are_refused_where_they_choose_nothing(tmp_path):
+    for name in ("splits.json", "array.json", "lines.jsonl", "table.csv"):
+        (tmp_path / name).write_bytes(FORMATS[name](ROWS))
+    assert len(load(tmp_path, "splits.json", split="test")) == 1
+    for name in ("splits.json", "array.json", "lines.jsonl", "table.csv"):
+        assert "has no split 'dev'" in fault(tmp_path, name, split="dev")
+    assert "subset has no effect" in fault(tmp_path, "table.csv", subset="main")
+
+
 def test_a_cell_of_any_length_is_read(tmp_path):
     rows = [{"prompt": "Repeat.", "completion": "word " * 60_000}]
     (tmp_path / "a.csv").write_bytes(as_csv(rows))
@@ -239,6 +254,7 @@ def test_a_missing_file_names_the_root_and_its_neighbours(tmp_path):
             b"prompt,completion\nSECRET,caf\xe9\n",
             ["latin.csv:2", "not UTF-8", "iconv"],
         ),
+        ("wide.tsv", "prompt\tcompletion".encode("utf-16"), ["wide.tsv:1", "iconv -f utf-16"]),
         ("empty.jsonl", b" \n", ["empty.jsonl", "empty"]),
         ("none.json", b"[]", ["none.json", "no rows"]),
         ("header.csv", b"prompt,completion\n", ["header.csv", "no rows"]),
