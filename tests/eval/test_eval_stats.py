@@ -1,0 +1,116 @@
+"""Intervals against published values, scipy, and simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from fedllm.eval.stats import (
+    Interval,
+    bootstrap_mean,
+    combine,
+    difference,
+    paired_difference,
+    unpaired_difference,
+    wilson,
+)
+
+
+def test_wilson_gives_newcombes_published_intervals():
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
+        found = wilson(successes, n)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 7), (3, 7), (7, 7), (40, 100)])
+def test_wilson_is_scipys(successes, n):
+    expected = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
+    found = wilson(successes, n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.low <= found.mean <= found.high
+
+
+def test_wilson_without_samples_says_nothing():
+    assert wilson(0, 0) == Interval(0.0, 0.0, 1.0, 0)
+
+
+def test_the_bootstrap_is_close_to_scipys_and_seeded():
+    values = np.random.default_rng(0).exponential(size=80)
+    found = bootstrap_mean(values.tolist(), seed=1, resamples=20_000)
+    expected = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=2
+    ).confidence_interval
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert found == bootstrap_mean(values.tolist(), seed=1, resamples=20_000)
+    assert found != bootstrap_mean(values.tolist(), seed=2, resamples=20_000)
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for trial in range(300):
+        found = bootstrap_mean(rng.normal(2, 1, 60).tolist(), seed=trial, resamples=500)
+        hits += found.low <= 2 <= found.high
+    assert 0.90 <= hits / 300 <= 0.98
+
+
+def test_weights_give_the_loss_per_token():
+    found = bootstrap_mean([10.0, 1.0], weights=[20, 1], seed=0)
+    assert found.mean == pytest.approx(11 / 21)
+    assert (found.low, found.high) == pytest.approx((0.5, 1.0))
+
+
+def test_one_sample_has_an_interval_of_no_width():
+    assert bootstrap_mean([3.0], seed=0) == Interval(3.0, 3.0, 3.0, 1)
+
+
+def test_pairing_removes_what_both_share():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 10, 100)
+    first, second = (shared + rng.normal(1, 0.1, 100)).tolist(), shared.tolist()
+    paired = paired_difference(first, second, seed=0)
+    unpaired = unpaired_difference(first, second, seed=0)
+    assert paired.mean == pytest.approx(unpaired.mean)
+    assert paired.low > 0.9 and unpaired.low < 0
+
+
+def test_the_unpaired_difference_is_close_to_welchs():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(1, 1, 200), rng.normal(0, 2, 150)
+    found = unpaired_difference(first.tolist(), second.tolist(), seed=0, resamples=10_000)
+    expected = scipy_stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert found.n == 150
+
+
+def test_combined_intervals_add_in_squares():
+    found = combine([Interval(1, 0, 3, 10), Interval(3, 2, 5, 20)])
+    assert found == Interval(2, 2 - 2**0.5 / 2, 2 + 8**0.5 / 2, 30)
+    assert combine([Interval(1, 0, 3, 10)]) == Interval(1, 0, 3, 10)
+
+
+def test_the_difference_of_proportions_is_newcombes_hybrid_score():
+    # Newcombe, Statistics in Medicine 17 (1998) 873-890, table II, method 10: 56/70 - 48/80
+    found = difference(wilson(56, 70), wilson(48, 80))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: bootstrap_mean([], seed=0),
+        lambda: bootstrap_mean([1.0], weights=[0.0], seed=0),
+        lambda: paired_difference([1.0], [1.0, 2.0], seed=0),
+        lambda: unpaired_difference([], [1.0], seed=0),
+        lambda: combine([]),
+    ],
+)
+def test_nothing_to_resample_is_refused(call):
+    with pytest.raises(ValueError):
+        call()
