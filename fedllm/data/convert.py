@@ -63,14 +63,17 @@ def _turns(row: Row, schema: Schema) -> list[Turn] | None:
 def _single(
     row: Row, schema: Schema, source: SourceConfig, make: Callable[..., Example]
 ) -> Example:
-    instruction = _filled(schema, row).strip()
-    extra = schema.text("input", row).strip()
+    instruction, extra = schema.text("instruction", row), schema.text("input", row).strip()
+    output = schema.text("output", row)
+    if "numbers" in schema.specs and _NUMBERED.search(instruction):
+        instruction, output = _filled(instruction, row, schema), output.removesuffix(".0")
+    instruction = instruction.strip()
     if source.instruction is not None:
         extra = "\n".join(part for part in (instruction, extra) if part)
         _require(extra, row, schema, "instruction" if "instruction" in schema.specs else "input")
         instruction = source.instruction
     _require(instruction, row, schema, "instruction")
-    output = _response(schema.text("output", row), row, schema, source)
+    output = _response(output, row, schema, source)
     system = schema.text("system", row).strip()
     return make(
         instruction=instruction,
@@ -89,8 +92,11 @@ def _conversation(
     make: Callable[..., Example],
 ) -> list[Example]:
     """One example per assistant turn that answers a user turn."""
+    system = schema.text("system", row).strip()
     if source.instruction is not None:
         turns = [Turn("system", source.instruction), *(t for t in turns if t.role != "system")]
+    elif system and turns[0].role != "system":
+        turns = [Turn("system", system), *turns]
     examples = []
     for i, turn in enumerate(turns):
         if turn.role != "assistant" or i == 0 or turns[i - 1].role != "user":
@@ -119,8 +125,6 @@ def _response(text: str, row: Row, schema: Schema, source: SourceConfig) -> str:
     part = "messages" if "messages" in schema.specs else "output"
     _require(text, row, schema, part)
     text = text.strip("\n").rstrip()
-    if "numbers" in schema.specs:
-        text = text.removesuffix(".0")
     if source.labels:
         label = _label(text.strip(), source.labels)
         if label is None:
@@ -163,11 +167,8 @@ def _reference(output: str, row: Row, schema: Schema, source: SourceConfig) -> s
     return ""
 
 
-def _filled(schema: Schema, row: Row) -> str:
-    """The instruction, with ``number0``, ``number1`` … replaced by the entries of ``Numbers``."""
-    text = schema.text("instruction", row)
-    if "numbers" not in schema.specs or not _NUMBERED.search(text):
-        return text
+def _filled(text: str, row: Row, schema: Schema) -> str:
+    """``text`` with ``number0``, ``number1`` … replaced by the entries of its ``Numbers``."""
     numbers = schema.text("numbers", row).split()
 
     def number(match: re.Match[str]) -> str:

@@ -54,6 +54,8 @@ LAYOUTS = (
 )
 SYSTEM = ("system", "system_prompt")
 """Columns taken for a system turn before the instruction."""
+NUMBERS = ("numbers",)
+"""Columns taken for the entries of ``number0``, ``number1`` … in the instruction."""
 OWNERS = ("owner", "client", "client_id")
 """Columns taken for the owner of a row when ``columns.owner`` is empty."""
 
@@ -104,9 +106,12 @@ def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Sche
     both = [part for part in ("instruction", "input", "output") if part in specs]
     if "messages" in specs and both:
         raise DataError(f"{shown}: columns names both messages and {both[0]}; keep one of them")
+    more: dict[str, tuple[str, ...]] = {"owner": OWNERS}
+    if not {"instruction", "output"} <= specs.keys():
+        more |= {"system": SYSTEM, "numbers": NUMBERS}
     if "messages" not in specs:
         specs |= _layout(columns, specs, source, shown)
-    for part, names in (("owner", OWNERS), ("system", SYSTEM), ("numbers", ("numbers",))):
+    for part, names in more.items():
         found = next((by_name[name] for name in names if name in by_name), None)
         if found is not None:
             specs.setdefault(part, found)

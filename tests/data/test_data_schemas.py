@@ -115,6 +115,11 @@ def test_a_system_column_becomes_a_system_turn(tmp_path):
     rows = [{"system_prompt": "Be kind.", "question": "q", "response": "r"}]
     (example,) = load(tmp_path, rows)
     assert example.history == (Turn("system", "Be kind."),) and texts([example]) == [("q", "", "r")]
+    plain = {"instruction": "question", "output": "response"}
+    assert load(tmp_path, rows, columns=plain)[0].history == ()
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]
+    rows = [{"system": "Be kind.", "conversations": turns}]
+    assert load(tmp_path, rows)[0].history == (Turn("system", "Be kind."),)
 
 
 def test_several_answers_need_a_choice(tmp_path):
@@ -266,6 +271,8 @@ def test_numbered_word_problems_get_their_numbers(tmp_path):
     assert texts(load(tmp_path, [row])) == [("5 and 2.5 make ?", "", "7.5")]
     row = {"Question": "number0 twice ?", "Numbers": "5.0", "Answer": "10.0"}
     assert texts(load(tmp_path, [row])) == [("5 twice ?", "", "10")]
+    plain = {"Question": "Twice 5 ?", "Numbers": "", "Answer": "10.0"}
+    assert texts(load(tmp_path, [plain])) == [("Twice 5 ?", "", "10.0")]
     row["Numbers"] = ""
     assert "column 'Numbers' lacks an entry for number0" in fault(tmp_path, [row])
 
