@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fedllm.config import RunConfig
 
 Overrides = Annotated[
     list[str] | None,
@@ -45,18 +50,14 @@ def run(
     The run directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was
     killed goes on when the same command is given again.
     """
-    from fedllm.recipe import load_recipe
-    from fedllm.runs import remove_run
-
-    config = load_recipe(recipe, overrides or ())
-    if fresh:
-        remove_run(config.run_directory)
+    started = time.monotonic()
+    config = _load(recipe, overrides, fresh)
 
     from fedllm.experiment import run_experiment
     from fedllm.progress import Watcher
 
-    command = " ".join(["fedllm", *sys.argv[1:]])
-    summary = run_experiment(config, Watcher(), command=command)
+    command = shlex.join(["fedllm", *sys.argv[1:]])
+    summary = run_experiment(config, Watcher(), command=command, started=started)
     _show_summary(summary, config.run_directory, json)
 
 
@@ -68,12 +69,7 @@ def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -
     (`accelerate launch -m fedllm.client --run DIR --client NAME --round N`), and
     `fedllm round close --run DIR` makes the next global adapter.
     """
-    from fedllm.recipe import load_recipe
-    from fedllm.runs import remove_run
-
-    config = load_recipe(recipe, overrides or ())
-    if fresh:
-        remove_run(config.run_directory)
+    config = _load(recipe, overrides, fresh)
 
     from fedllm.experiment import prepare_run
     from fedllm.progress import Watcher
@@ -121,6 +117,17 @@ def list_plugins() -> None:
     }
     for title, names in rows.items():
         typer.echo(f"{title:<20} {'  '.join(names)}")
+
+
+def _load(recipe: str, overrides: list[str] | None, fresh: bool) -> RunConfig:
+    """The recipe, checked before anything heavy is imported."""
+    from fedllm.recipe import load_recipe
+    from fedllm.runs import remove_run
+
+    config = load_recipe(recipe, overrides or ())
+    if fresh:
+        remove_run(config.run_directory)
+    return config
 
 
 def _show_summary(summary: dict[str, object], directory: Path, as_json: bool) -> None:

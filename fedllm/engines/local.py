@@ -88,6 +88,8 @@ def _train_cohort(
             continue
         try:
             result = runtime.train(directory, members[client], steps=steps)
+        except OSError:  # the disk is full or gone: nobody's fault, and nothing else will work
+            raise
         except Exception as error:  # one client must not take the federation down
             failed[client] = _reason(error, run.shard(client))
         else:

@@ -16,7 +16,7 @@ import torch
 from fedllm.adapters.state import load_adapter, save_adapter
 from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
-from fedllm.data.shards import read_examples, read_shard
+from fedllm.data.shards import read_pool, read_shard
 from fedllm.engines.files import send_update
 from fedllm.errors import ConfigError
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
@@ -51,8 +51,8 @@ def member_of(run: RunDirectory, client: str) -> Member:
         DataError: The shard is missing or damaged.
     """
     handed_out = run.federation.augmentation / f"{client}.jsonl"
-    public = read_examples(handed_out) if handed_out.exists() else []
-    return Member(client, read_shard(run.shard(client)).train, public)
+    public = read_pool(handed_out) if handed_out.exists() else []
+    return Member(client, read_shard(run.shard_file(client)).train, public)
 
 
 @dataclass

@@ -7,14 +7,12 @@ from fedllm.data.shards import (
     Labels,
     Shard,
     build_shards,
-    read_examples,
     read_shard,
-    write_examples,
+    write_pool,
     write_shard,
 )
 from fedllm.progress import Watcher
 from fedllm.runs import RunDirectory, read_json
-from fedllm.types import Example
 
 
 def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str, Shard]:
@@ -29,12 +27,12 @@ def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str
         DataError: A file, a schema or a shard is wrong.
     """
     if run.clients.exists():
-        return {client: read_shard(run.shard(client)) for client in sorted(read_json(run.clients))}
+        return {client: read_shard(run.shard_file(client)) for client in sorted(read_json(run.clients))}
     config = run.config
     built = build_shards(config.data, seed=config.federation.seed, labels=labels)
     for client, shard in built.shards.items():
-        write_shard(run.shard(client), shard)
-    write_examples(run.pool, built.public)
+        write_shard(run.shard_file(client), shard)
+    write_pool(run.pool, built.public)
     sizes = {
         client: {
             "domain": ", ".join(shard.domains),
@@ -50,8 +48,3 @@ def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str
         f"examples, {len(built.public)} public ones"
     )
     return built.shards
-
-
-def read_pool(run: RunDirectory) -> list[Example]:
-    """The public pool of a run."""
-    return read_examples(run.pool)

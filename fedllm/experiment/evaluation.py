@@ -1,0 +1,123 @@
+"""Scores a global adapter on every client's held-out data.
+
+Client side: per-sample records are written to the client's own folder, and what it reports are means,
+intervals and counts by domain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fedllm.atomic import atomic_json, atomic_text
+from fedllm.data.shards import Shard
+from fedllm.engines.runtime import Runtime
+from fedllm.eval.scoring import SampleRecord, evaluate_shard
+from fedllm.eval.stats import Interval, combine
+from fedllm.runs import RoundDirectory, RunDirectory, read_json
+from fedllm.seeds import derive_seed
+from fedllm.types import Example
+
+Scores = Mapping[str, Interval]
+"""``loss`` in nats per response token and, where a checker exists, ``score`` (share correct)."""
+
+
+class Evaluator:
+    """Held-out data of all clients, by domain."""
+
+    def __init__(self, run: RunDirectory, shards: Mapping[str, Shard], runtime: Runtime) -> None:
+        self._run, self._runtime = run, runtime
+        self._held_out = {client: _by_domain(shard.test) for client, shard in shards.items()}
+
+    def evaluate(self, arm: str, directory: RoundDirectory) -> str:
+        """Scores the round's global adapter unless that is done; returns a line about it."""
+        if not directory.evaluation.exists():
+            with self._run.timed("evaluation"):
+                self._evaluate(arm, directory)
+        return _describe(average(by_domain(read_reports(directory).values())))
+
+    def _evaluate(self, arm: str, directory: RoundDirectory) -> None:
+        model = self._runtime.with_adapter(directory.aggregate)
+        reports: dict[str, Any] = {}
+        for client, domains in self._held_out.items():
+            records: list[SampleRecord] = []
+            reports[client] = {}
+            for domain, examples in domains.items():
+                scores = self._score(model, client, domain, examples)
+                records += scores.records
+                reports[client][domain] = scores.aggregate()
+            self._keep(client, f"{arm}-{directory.number:04d}.jsonl", records)
+        atomic_json(directory.evaluation, reports)
+
+    def _score(self, model: Any, client: str, domain: str, examples: Sequence[Example]) -> Any:
+        config = self._run.config
+        return evaluate_shard(
+            model,
+            self._runtime.base.tokenizer,
+            examples,
+            template=config.data.template,
+            max_length=min(config.training.max_length, self._runtime.base.context),
+            overlong=config.training.overlong,
+            batch_size=config.eval.batch_size,
+            max_new_tokens=config.eval.max_new_tokens,
+            seed=derive_seed(config.federation.seed, f"bootstrap {domain}", client=client),
+            name=f"{client} (held out)",
+        )
+
+    def _keep(self, client: str, name: str, records: Sequence[SampleRecord]) -> None:
+        """Client side: nothing of these records leaves."""
+        lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+        atomic_text(self._run.shard(client) / "records" / name, lines, mode=0o600)
+
+
+Report = Mapping[str, Scores]
+"""What one client reported: domain -> scores."""
+
+
+def read_reports(directory: RoundDirectory) -> dict[str, dict[str, dict[str, Interval]]]:
+    """What the clients reported of a round's global adapter: client -> domain -> scores."""
+    return {
+        client: {
+            domain: {
+                name: Interval(**interval) for name, interval in scores.items() if interval
+            }
+            for domain, scores in domains.items()
+        }
+        for client, domains in read_json(directory.evaluation).items()
+    }
+
+
+def by_domain(reports: Iterable[Report]) -> dict[str, dict[str, Interval]]:
+    """Scores per domain; clients that share a domain count the same."""
+    found: dict[str, list[Scores]] = {}
+    for report in reports:
+        for domain, scores in report.items():
+            found.setdefault(domain, []).append(scores)
+    return {domain: average(dict(enumerate(parts))) for domain, parts in sorted(found.items())}
+
+
+def average(scores: Mapping[Any, Scores]) -> dict[str, Interval]:
+    """The unweighted mean over the values of ``scores``, per measure."""
+    parts = {
+        measure: [one[measure] for one in scores.values() if measure in one]
+        for measure in ("loss", "score")
+    }
+    return {measure: combine(found) for measure, found in parts.items() if found}
+
+
+def _by_domain(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.domain, []).append(example)
+    return dict(sorted(groups.items()))
+
+
+def _describe(scores: Scores) -> str:
+    if "loss" not in scores:
+        return "nothing held out"
+    line = f"held-out loss {scores['loss'].mean:.3f}"
+    if "score" in scores:
+        line += f", exact score {100 * scores['score'].mean:.1f} %"
+    return line

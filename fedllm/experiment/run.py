@@ -1,0 +1,191 @@
+"""Runs an experiment: shards, augmentation, every arm, probe, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fedllm.config import RunConfig
+from fedllm.data.shards import Shard
+from fedllm.engines.files import open_next
+from fedllm.engines.local import run_rounds
+from fedllm.engines.runtime import Member, Runtime
+from fedllm.errors import EngineError
+from fedllm.eval.report import write_report
+from fedllm.experiment.arms import POOLED, Arm, full_arm, plan_arms, steps_per_round
+from fedllm.experiment.augmentation import Augmenter, arm_directory
+from fedllm.experiment.data import make_shards
+from fedllm.experiment.environment import describe_environment
+from fedllm.experiment.evaluation import Evaluator
+from fedllm.experiment.probe import run_probe
+from fedllm.experiment.summary import summarise
+from fedllm.progress import Watcher
+from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, create_run
+
+
+def run_experiment(
+    config: RunConfig, watcher: Watcher, *, command: str, started: float
+) -> dict[str, Any]:
+    """Runs or resumes an experiment and writes its report.
+
+    Args:
+        config: The resolved recipe.
+        watcher: Shows progress.
+        command: What was typed, for the report.
+        started: ``time.monotonic()`` when the command began, before the imports.
+
+    Returns:
+        The content of ``report/summary.json``.
+
+    Raises:
+        FedLLMError: Something the person can mend; the run directory is as far as it came.
+    """
+    run = create_run(config, describe_environment(config.training))
+    with run.locked():
+        imports = time.monotonic() - started
+        run.event("seconds", stage="imports", seconds=round(imports, 4))
+        experiment = _Experiment(run, watcher)
+        for arm in experiment.arms:
+            experiment.run_arm(arm)
+        coverage = experiment.coverage()
+        probe = experiment.probe()
+        total = time.monotonic() - started
+        run.event("seconds", stage="total", seconds=round(total, 4))
+        with run.timed("report"):
+            summary = summarise(
+                run,
+                experiment.arms,
+                experiment.shards,
+                coverage=coverage,
+                probe=probe,
+                command=command,
+                parameters=experiment.parameters,
+            )
+            write_report(summary, run.report)
+        return summary
+
+
+def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
+    """Makes a run directory ready for clients elsewhere; returns the cohort of the open round."""
+    run = create_run(config, describe_environment(config.training))
+    with run.locked():
+        experiment = _Experiment(run, watcher)
+        experiment.augmenter.widen(
+            run.federation, full_arm(config).widening, experiment.shards
+        )
+        experiment.runtime.write_initial(run.federation)
+        return open_next(run, run.federation.completed + 1)
+
+
+class _Experiment:
+    """The parts of a run, made in the order in which mistakes are cheapest to find."""
+
+    def __init__(self, run: RunDirectory, watcher: Watcher) -> None:
+        self.run, self.watcher = run, watcher
+        self.config = run.config
+        self.arms = plan_arms(self.config)
+        self.augmenter = Augmenter(run)
+        with run.timed("data"):
+            self.shards = make_shards(run, self.augmenter.labels, watcher)
+        with run.timed("loading"):
+            self.runtime = Runtime.load(run)
+        with run.timed("data"):
+            for client, shard in self.shards.items():  # a sample that does not fit is found now
+                self.runtime.tokenised(client, shard.train)
+        self.evaluator = Evaluator(run, self.shards, self.runtime)
+        base = self.runtime.base
+        watcher.say(f"Base model: {base.name}, {self.parameters['all'] / 1e6:.1f} M parameters")
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the base has, and how many a client trains."""
+        named = list(self.runtime.model.named_parameters())
+        trained = sum(p.numel() for _, p in named if p.requires_grad)
+        return {"all": sum(p.numel() for _, p in named) - trained, "trained": trained}
+
+    def run_arm(self, arm: Arm) -> None:
+        """Runs what is left of an arm: rounds and evaluations."""
+        if arm.kind == "base":
+            self._run_base()
+        elif arm.kind == "local":
+            for client, shard in self.shards.items():
+                self._run_local(arm, client, shard)
+        else:
+            self._run_federated(arm)
+
+    def coverage(self) -> dict[str, Any] | None:
+        """Domain coverage, where retrieval by embeddings was asked for."""
+        if self.config.retrieval.method not in ("direct", "feddca"):
+            return None
+        with self.run.timed("retrieval"):
+            return self.augmenter.measure(self.arms, self.shards)
+
+    def probe(self) -> dict[str, Any] | None:
+        """The quick extraction probe on the full system's last global adapter."""
+        if not self.config.eval.probe_samples:
+            return None
+        with self.run.timed("probe"):
+            return run_probe(self.run, self.shards, self.runtime, self.watcher)
+
+    def _run_base(self) -> None:
+        """Round 0 of the full system: the initial adapter changes nothing."""
+        self.runtime.write_initial(self.run.federation)
+        note = self.evaluator.evaluate("base", self.run.federation.round(0))
+        self.watcher.say(f"Base model: {note}")
+
+    def _run_local(self, arm: Arm, client: str, shard: Shard) -> None:
+        """One client alone: a federation of one."""
+        federation = self.run.arm(arm.name, client)
+        members = {client: Member(client, shard.train)}
+        self._rounds(arm, federation, members, f"{arm.title}: {client}", every_round=False)
+
+    def _run_federated(self, arm: Arm) -> None:
+        federation = arm_directory(self.run, arm)
+        if arm.kind == "centralised":
+            pooled = [row for shard in self.shards.values() for row in shard.train]
+            members = {POOLED: Member(POOLED, pooled)}
+        else:
+            with self.run.timed("retrieval"):
+                given = self.augmenter.widen(federation, arm.widening, self.shards)
+            members = {
+                client: Member(client, shard.train, given[client])
+                for client, shard in self.shards.items()
+            }
+        self._rounds(arm, federation, members, arm.title, every_round=True)
+
+    def _rounds(
+        self,
+        arm: Arm,
+        federation: FederationDirectory,
+        members: Mapping[str, Member],
+        title: str,
+        *,
+        every_round: bool,
+    ) -> None:
+        settings = self.config.federation
+        if len(members) < settings.min_clients:
+            settings = settings.model_copy(update={"min_clients": len(members)})
+        last, every = settings.rounds, self.config.eval.every
+
+        def after_round(directory: RoundDirectory) -> str:
+            number = directory.number
+            if number != last and (not every_round or number % every):
+                return f"round {number}"
+            return f"round {number}: {self.evaluator.evaluate(arm.name, directory)}"
+
+        try:
+            run_rounds(
+                self.run,
+                federation,
+                members,
+                self.runtime,
+                title=title,
+                algorithm=arm.algorithm,
+                settings=settings,
+                steps=steps_per_round(arm, self.config, list(self.shards)),
+                watcher=self.watcher,
+                after_round=after_round,
+            )
+        except EngineError as error:
+            raise EngineError(f"{arm.title}: {error}") from None
