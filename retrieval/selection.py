@@ -97,15 +97,13 @@ def select_centers(
 
 
 def _similarity(rows: Array) -> Similarity:
-    """All cosines ``(Q, Q)``, symmetric to the bit so that rows may stand for columns."""
+    """All cosines ``(Q, Q)``, symmetric to the bit so that rows may stand for columns.
+
+    numpy multiplies a matrix with its own transpose by a symmetric product: half the work, one
+    triangle copied to the other.
+    """
     wide = rows.astype(np.float64) if len(rows) <= DOUBLE_UP_TO else rows
     product: Similarity = wide @ wide.T
-    for start in range(0, len(rows), BLOCK):
-        stop = start + BLOCK
-        product[start:stop, stop:] = product[stop:, start:stop].T
-        square = product[start:stop, start:stop]
-        lower = np.tril(square)
-        product[start:stop, start:stop] = lower + np.tril(square, -1).T
     return product
 
 
@@ -117,16 +115,19 @@ def _lazy_greedy(similarity: Similarity, slots: int) -> npt.NDArray[np.int64]:
     selection the worst.
     """
     best = np.full(len(similarity), -1.0, dtype=similarity.dtype)  # (Q,)
-    first = similarity.sum(axis=1, dtype=np.float64) + len(similarity)
-    bounds = [(-float(gain), row) for row, gain in enumerate(first)]
+    scratch = np.empty_like(best)
+    total = -float(len(best))
+    bounds = [(float(total - value), row) for row, value in enumerate(similarity.sum(axis=1))]
     heapq.heapify(bounds)
     chosen: list[int] = []
     while len(chosen) < slots:
         _, row = heapq.heappop(bounds)
-        gain = float(np.maximum(similarity[row] - best, 0).sum(dtype=np.float64))
+        value = float(np.maximum(similarity[row], best, out=scratch).sum())
+        gain = value - total
         if not bounds or (-gain, row) <= bounds[0]:
             chosen.append(row)
-            np.maximum(best, similarity[row], out=best)
+            total = value
+            best, scratch = scratch, best
         else:
             heapq.heappush(bounds, (-gain, row))
     return np.array(chosen, dtype=np.int64)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedllm.errors import RetrievalError
+from fedllm.retrieval import selection as selection_module
 from fedllm.retrieval.selection import best_matching, select_centers
 
 
@@ -173,3 +174,19 @@ def test_bad_centroids_are_refused_by_client_and_reason():
         select_centers({"a": good * np.nan})
     with pytest.raises(RetrievalError, match="no client"):
         select_centers({})
+
+
+def test_similarities_are_symmetric_to_the_bit_in_both_precisions(monkeypatch):
+    rows = np.concatenate(list(clustered(0, 40, 30, width=64).values()))
+    for limit in (0, 10_000):
+        monkeypatch.setattr(selection_module, "DOUBLE_UP_TO", limit)
+        similarity = selection_module._similarity(rows)
+        assert np.array_equal(similarity, similarity.T)
+
+
+def test_single_precision_of_many_centroids_loses_no_coverage(monkeypatch):
+    centers = clustered(1, 20, 20)
+    exact = {m: select_centers(centers, m).coverage for m in ("paper", "swap", "greedy")}
+    monkeypatch.setattr(selection_module, "DOUBLE_UP_TO", 0)
+    for method, value in exact.items():
+        assert select_centers(centers, method).coverage == pytest.approx(value, abs=1e-5)
