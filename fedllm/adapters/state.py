@@ -91,6 +91,11 @@ class AdapterState:
         """The rank of one module."""
         return self.lora[module].rank
 
+    def module_nbytes(self, module: str) -> int:
+        """Bytes of one module's factors."""
+        factors = self.lora[module]
+        return factors.A.nbytes + factors.B.nbytes
+
     def aux_tensor(self, name: str) -> Tensor:
         """One tensor that is not a LoRA factor."""
         return self.aux[name]
@@ -151,6 +156,11 @@ class AdapterFile:
     def rank(self, module: str) -> int:
         """The rank of one module, from the header."""
         return self._entries[self._places[module][0]].shape[0]
+
+    def module_nbytes(self, module: str) -> int:
+        """Bytes of one module's factors."""
+        entries = [self._entries[name] for name in self._places[module][:2]]
+        return sum(entry.end - entry.begin for entry in entries)
 
     def aux_tensor(self, name: str) -> Tensor:
         """Reads one tensor that is not a LoRA factor."""

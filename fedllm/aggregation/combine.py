@@ -7,59 +7,75 @@ any order of the inputs, and adapters in memory or on disk.
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fedllm.adapters.lowrank import inner_products
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import (
     Adapter,
     AdapterState,
     LoRAFactors,
     open_adapter,
-    refuse_non_finite,
 )
-from fedllm.aggregation.fedit import fedit
-from fedllm.aggregation.lora_fair import lora_fair
+from fedllm.aggregation.auxiliary import average_aux
+from fedllm.aggregation.fit import check_inputs, find_rule, normalised
 from fedllm.aggregation.report import AggregationReport, Measured, add_up, measure, summarise
-from fedllm.aggregation.rules import Rule
-from fedllm.aggregation.stack import read_stack
-from fedllm.errors import AdapterError, ConfigError
+from fedllm.aggregation.rules import Combined, Rule
+from fedllm.aggregation.stack import Stack, read_stack
 
-RULES: dict[str, Rule] = {
-    "fedit": Rule(fedit, mixed_ranks=False, linear=True),
-    "lora-fair": Rule(lora_fair, mixed_ranks=False, linear=False),
-}
+PARALLEL_ABOVE = 2**24
+"""Inputs of fewer bytes in all are combined on one thread: starting threads costs more."""
 
-PARALLEL_ABOVE = 2**22
-"""Adapters of fewer numbers in all are combined on one thread: starting threads costs more."""
+WORKING_BYTES = 2**29
+"""Most bytes of clients' factors held at a time, over all threads (at least one module)."""
+
+Source = Adapter | Path
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything an aggregation produces.
+
+    Attributes:
+        state: The next adapter.
+        report: What it lost.
+        remainder: What the rule leaves outside the adapter (``fedex``, ``frlora``,
+            ``fedmomentum``), as an adapter of its own; None for other rules.
+    """
+
+    state: AdapterState
+    report: AggregationReport
+    remainder: AdapterState | None
 
 
 def aggregate(
-    sources: Mapping[str, Adapter | Path],
+    sources: Mapping[str, Source],
     weights: Mapping[str, float],
     rule: str = "lora-fair",
     *,
+    sent: Source | None = None,
     measured: bool = True,
     floor: bool = False,
     check_base: bool = True,
     **settings: Any,
 ) -> tuple[AdapterState, AggregationReport]:
-    """Combines adapters by a rule.
+    """Combines adapters by a rule; a remainder is dropped (``combine_adapters`` returns it).
 
     Args:
         sources: Client name to its adapter or PEFT directory.
         weights: Client name to a positive number; divided by their sum.
         rule: A key of ``RULES``.
+        sent: The adapter the clients started from, for rules that need it.
         measured: Whether to fill the report's modules and total.
         floor: Whether to compute ``residual_floor`` too (an eigenvalue problem per module).
         check_base: Whether clients must name the same ``base_model_name_or_path``.
@@ -73,149 +89,155 @@ def aggregate(
         AdapterError: Names the client, and the tensor, that cannot be combined.
         ConfigError: The rule, a setting or a weight is wrong.
     """
+    outcome = combine_adapters(
+        sources, weights, rule, sent=sent, measured=measured, floor=floor, check_base=check_base,
+        keep_remainder=False, **settings,
+    )  # fmt: skip
+    return outcome.state, outcome.report
+
+
+def combine_adapters(
+    sources: Mapping[str, Source],
+    weights: Mapping[str, float],
+    rule: str = "lora-fair",
+    *,
+    sent: Source | None = None,
+    measured: bool = True,
+    floor: bool = False,
+    check_base: bool = True,
+    keep_remainder: bool = True,
+    **settings: Any,
+) -> Outcome:
+    """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report."""
     chosen = find_rule(rule)
     chosen.check_settings(rule, settings)
     shares = normalised(weights, sources)
     adapters = {name: _opened(sources[name]) for name in sorted(sources)}
-    check_fit(adapters, check_base=check_base)
-    if not chosen.mixed_ranks:
-        _refuse_mixed_ranks(rule, adapters)
-
-    def combine(module: str) -> tuple[LoRAFactors, Measured | None]:
-        stack = read_stack(adapters, shares, module)
-        result = chosen.combine(stack, **settings)
-        factors = replace(
-            stack.factors[0], A=result.A.to(stack.stored[0]), B=result.B.to(stack.stored[1])
-        )
-        return factors, measure(stack, result, floor=floor) if measured else None
-
-    reference = adapters[min(adapters)]
-    size = sum(adapter.nbytes for adapter in adapters.values())
+    start = None if sent is None else _opened(sent)
+    check_inputs(chosen, rule, adapters, start, check_base=check_base)
     with one_blas_thread():
-        results = _each(combine, reference.modules, parallel=size > 4 * PARALLEL_ABOVE)
-        aux = {name: _average(adapters, shares, name) for name in reference.aux_names}
-    lora = {
-        module: factors for module, (factors, _) in zip(reference.modules, results, strict=True)
-    }
-    shapes = {module: (factors.rank, factors.scaling) for module, factors in lora.items()}
-    state = AdapterState(lora, aux, with_ranks(reference.config, shapes))
-    measures = [m for _, m in results if m is not None]
-    clients = tuple(adapters)
+        notes: list[str] = []
+        if chosen.select is not None:
+            shares = _selected(chosen, adapters, shares, settings)
+            notes = [f"{rule} left out {name}" for name in adapters if name not in shares]
+            adapters = {name: adapters[name] for name in shares}
+        combine = _one_module(chosen, adapters, shares, start, settings, keep_remainder)
+        pieces = _each(
+            lambda module: combine(module, measured, floor),
+            next(iter(adapters.values())).modules,
+            _threads(adapters),
+        )
+        aux = average_aux(adapters, shares)
+    return _assembled(adapters, shares, pieces, aux, rule, settings, notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    module: str
+    factors: LoRAFactors
+    remainder: LoRAFactors | None
+    measured: Measured | None
+
+
+def _one_module(
+    chosen: Rule,
+    adapters: Mapping[str, Adapter],
+    shares: Mapping[str, float],
+    sent: Adapter | None,
+    settings: Mapping[str, Any],
+    keep_remainder: bool,
+) -> Callable[[str, bool, bool], _Piece]:
+    given = chosen.given(chosen.combine, settings)
+
+    def combine(module: str, measured: bool, floor: bool) -> _Piece:
+        stack = read_stack(adapters, shares, module, sent)
+        result = chosen.combine(stack, **given)
+        if not keep_remainder:
+            result = Combined(result.B, result.A)
+        remainder = result.remainder
+        return _Piece(
+            module,
+            _stored(stack, result.B, result.A),
+            None if remainder is None else _stored(stack, *remainder),
+            measure(stack, result, floor=floor) if measured else None,
+        )
+
+    return combine
+
+
+def _stored(stack: Stack, b: Tensor, a: Tensor) -> LoRAFactors:
+    """Factors in the dtype, form and scaling of the adapters."""
+    first = stack.factors[0]
+    return replace(
+        first,
+        A=a.to(stack.stored[0]).contiguous(),
+        B=b.to(stack.stored[1]).contiguous(),
+        scaling=stack.scaling,
+    )
+
+
+def _assembled(
+    adapters: Mapping[str, Adapter],
+    shares: Mapping[str, float],
+    pieces: list[_Piece],
+    aux: dict[str, Tensor],
+    rule: str,
+    settings: Mapping[str, Any],
+    notes: list[str],
+) -> Outcome:
+    reference, clients = next(iter(adapters.values())), tuple(adapters)
+    rest = {p.module: p.remainder for p in pieces if p.remainder is not None}
+    measures = [p.measured for p in pieces if p.measured is not None]
     report = AggregationReport(
         rule=rule,
         settings=dict(settings),
-        weights=shares,
-        total=summarise(add_up(measures), clients, shares) if measures else None,
-        modules=[summarise(m, clients, shares) for m in measures],
-        averaged=list(reference.aux_names),
+        weights=dict(shares),
+        total=summarise(add_up(measures), clients) if measures else None,
+        modules=[summarise(m, clients) for m in measures],
+        averaged=sorted(aux),
+        notes=notes,
     )
-    return state, report
+    state = _adapter({p.module: p.factors for p in pieces}, aux, reference)
+    return Outcome(state, report, _adapter(rest, {}, reference) if rest else None)
 
 
-def find_rule(name: str) -> Rule:
-    """The rule of that name; ``ConfigError`` lists the known ones."""
-    if name not in RULES:
-        raise ConfigError(f"rule {name!r} is unknown; choose one of {', '.join(sorted(RULES))}")
-    return RULES[name]
+def _adapter(
+    lora: dict[str, LoRAFactors], aux: dict[str, Tensor], reference: Adapter
+) -> AdapterState:
+    shapes = {module: (factors.rank, factors.scaling) for module, factors in lora.items()}
+    return AdapterState(lora, aux, with_ranks(reference.config, shapes))
 
 
-def normalised(weights: Mapping[str, float], sources: Mapping[str, Any]) -> dict[str, float]:
-    """Weights of exactly the clients in ``sources``, in name order, divided by their sum.
+def pairwise_products(adapters: Mapping[str, Adapter]) -> Tensor:
+    """``<DW_j, DW_k>`` between whole adapters, (K, K) float64, clients in name order."""
+    ordered = {name: adapters[name] for name in sorted(adapters)}
+    equal = dict.fromkeys(ordered, 1.0)
 
-    Raises:
-        ConfigError: No client, names that differ, or a weight that is not a positive number.
-    """
-    if not sources:
-        raise ConfigError("there is no adapter to combine; give at least one")
-    for name in sorted(set(sources) ^ set(weights)):
-        side = "a weight but no adapter" if name in weights else "an adapter but no weight"
-        raise ConfigError(f"client {name} has {side}; give both or leave it out")
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(
-                f"client {name} has weight {weight}, expected a positive number; leave it out"
-            )
-    total = math.fsum(weights.values())
-    return {name: weights[name] / total for name in sorted(weights)}
+    def one(module: str) -> Tensor:
+        stack = read_stack(ordered, equal, module)
+        return inner_products(list(stack)) * stack.scaling**2
+
+    modules = next(iter(ordered.values())).modules
+    return torch.stack(_each(one, modules, _threads(ordered))).sum(0)
 
 
-def check_fit(adapters: Mapping[str, Adapter], *, check_base: bool = True) -> None:
-    """Refuses adapters that do not adapt the same modules of the same base model.
-
-    Raises:
-        AdapterError: Names the client that differs from the majority.
-    """
-    if check_base:
-        bases = {n: str(a.config.get("base_model_name_or_path")) for n, a in adapters.items()}
-        name = _odd_one(bases)
-        if name is not None:
-            raise AdapterError(
-                f"{name}: was trained on base model {bases[name]!r}, the others on "
-                f"{_majority(bases)!r}; leave it out, or pass check_base=False for two names "
-                "of one model"
-            )
-    for what, sets in (
-        ("module", {n: a.modules for n, a in adapters.items()}),
-        ("tensor", {n: a.aux_names for n, a in adapters.items()}),
-    ):
-        name = _odd_one(sets)
-        if name is not None:
-            differing = sorted(set(sets[name]) ^ set(_majority(sets)))[0]
-            verb = "has" if differing in sets[name] else "lacks"
-            raise AdapterError(
-                f"{name}: {verb} {what} {differing}, unlike the others; leave it out or train it "
-                "with the same target_modules, modules_to_save and bias"
-            )
+def _selected(
+    chosen: Rule,
+    adapters: Mapping[str, Adapter],
+    shares: Mapping[str, float],
+    settings: Mapping[str, Any],
+) -> dict[str, float]:
+    """The rule's own coefficients, clients left out removed."""
+    assert chosen.select is not None
+    before = torch.tensor([shares[name] for name in adapters], dtype=torch.float64)
+    after = chosen.select(
+        pairwise_products(adapters), before, **chosen.given(chosen.select, settings)
+    )
+    return {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
 
 
-def _majority(values: Mapping[str, Any]) -> Any:
-    counts = Counter(values.values())
-    return max(values.values(), key=lambda value: counts[value])  # ties: first by name
-
-
-def _odd_one(values: Mapping[str, Any]) -> str | None:
-    usual = _majority(values)
-    return next((name for name, value in values.items() if value != usual), None)
-
-
-def _refuse_mixed_ranks(rule: str, adapters: Mapping[str, Adapter]) -> None:
-    first, *others = adapters
-    for module in adapters[first].modules:
-        rank = adapters[first].rank(module)
-        for name in others:
-            if adapters[name].rank(module) != rank:
-                able = ", ".join(key for key, known in sorted(RULES.items()) if known.mixed_ranks)
-                raise AdapterError(
-                    f"{name}: module {module} has rank {adapters[name].rank(module)}, client "
-                    f"{first} has {rank}; rule {rule} needs equal ranks"
-                    + (f", use one of {able}" if able else "")
-                )
-
-
-def _opened(source: Adapter | Path) -> Adapter:
+def _opened(source: Source) -> Adapter:
     return open_adapter(source) if isinstance(source, str | os.PathLike) else source
-
-
-def _average(adapters: Mapping[str, Adapter], shares: Mapping[str, float], name: str) -> Tensor:
-    """The weighted mean of a tensor outside LoRA, in its own dtype."""
-    total: Tensor | None = None
-    for client, adapter in adapters.items():
-        tensor = adapter.aux_tensor(name)
-        refuse_non_finite(tensor, client, name)
-        if total is None:
-            total, shape, dtype = (
-                torch.zeros(tensor.shape, dtype=torch.float64),
-                tensor.shape,
-                tensor.dtype,
-            )
-        if tensor.shape != shape:
-            raise AdapterError(
-                f"{client}: tensor {name} has shape {tuple(tensor.shape)}, the others "
-                f"{tuple(shape)}; leave it out or train it on the same base model"
-            )
-        total.add_(tensor.double(), alpha=shares[client])
-    assert total is not None
-    return total.to(dtype) if dtype.is_floating_point else total.round().to(dtype)
 
 
 @contextmanager
@@ -229,14 +251,18 @@ def one_blas_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _each(
-    work: Callable[[str], tuple[LoRAFactors, Measured | None]],
-    modules: tuple[str, ...],
-    *,
-    parallel: bool,
-) -> list[tuple[LoRAFactors, Measured | None]]:
+def _threads(adapters: Mapping[str, Adapter]) -> int:
+    """How many modules to work on at a time: as many as cores and memory allow."""
+    size = sum(adapter.nbytes for adapter in adapters.values())
+    if size < PARALLEL_ABOVE:
+        return 1
+    first = next(iter(adapters.values()))
+    largest = max(first.module_nbytes(module) for module in first.modules) * len(adapters)
+    return max(1, min(len(os.sched_getaffinity(0)), WORKING_BYTES // largest))
+
+
+def _each(work: Callable[[str], T], modules: tuple[str, ...], threads: int) -> list[T]:
     """``work`` of every module, in their order."""
-    threads = min(len(os.sched_getaffinity(0)), 8) if parallel else 1
     if threads == 1:
         return [work(module) for module in modules]
     with ThreadPoolExecutor(threads) as pool:

@@ -100,7 +100,7 @@ def _ridge(shift: Tensor, gram: Tensor, lam: float) -> Tensor:
 def _target_norm(stack: Stack) -> float:
     """``||DW||_F``."""
     weights = torch.tensor(stack.weights, dtype=torch.float64)
-    return math.sqrt(max(float(weights @ inner_products(stack.pairs()) @ weights), 0.0))
+    return math.sqrt(max(float(weights @ inner_products(list(stack)) @ weights), 0.0))
 
 
 def cosine_minimiser(

@@ -1,7 +1,6 @@
 """What an aggregation lost, per module and in all, measured on updates and never on factors.
 
-All numbers come from one (K+2, K+2) matrix of inner products between the clients' updates, the
-result and the naive average; the matrix of the whole adapter is the sum over its modules.
+Squares and inner products of modules add up, so the whole adapter is summarised as one module is.
 """
 
 from __future__ import annotations
@@ -13,9 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedllm.adapters.lowrank import Factors, concatenated, inner_products, singular_values
+from fedllm.adapters.lowrank import (
+    Factors,
+    concatenated,
+    distance,
+    inner,
+    inner_products,
+    singular_values,
+    topr_randomised,
+)
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
+from fedllm.seeds import derive_seed, torch_rng
+
+EXACT_UP_TO = 512
+"""Largest stacked rank whose inner products are all taken; they cost its square."""
+
+SKETCH = 64
+"""Columns of the Gaussian sketch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class ModuleReport:
         residual_floor: The least any adapter of this rank can leave; None when not asked for.
         energy_kept: ``1 - residual_after^2``, at least 0.
         clients: Client name to its distance from the result.
+        estimated: Whether the residuals come from a sketch, good to about one percent.
     """
 
     module: str
@@ -53,6 +68,7 @@ class ModuleReport:
     residual_floor: float | None
     energy_kept: float
     clients: dict[str, ClientDistance]
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,80 +91,164 @@ class AggregationReport:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Inner products of one module, to be summed over modules.
+    """Squares and inner products of one module, to be summed over modules.
 
     Attributes:
-        products: (K+2, K+2) float64: clients, result, naive average (zero when undefined).
+        module: Name in the base model.
+        rank: Rank of the result.
+        target: ``||DW||^2``.
+        after: ``||DW - result||^2``.
+        naive: ``||DW - B_mean A_mean||^2``, or None.
         floor: Squared least residual at the result's rank, or None.
+        result: ``||result||^2``.
+        clients: Per client ``||DW_k||^2``, ``<DW_k, result>`` and ``||DW_k - result||^2`` (K, 3).
+        estimated: Whether target, after, naive and floor come from a sketch.
     """
 
     module: str
     rank: int
-    products: Tensor
-    naive: bool
+    target: float
+    after: float
+    naive: float | None
     floor: float | None
+    result: float
+    clients: Tensor
+    estimated: bool
 
 
 def measure(stack: Stack, result: Combined, *, floor: bool) -> Measured:
-    """Compares the result of one module with what the clients sent."""
-    clients = stack.pairs()
-    blocks: list[Factors] = [*clients, (result.B, result.A)]
-    naive = len(set(stack.ranks)) == 1
-    if naive:
-        blocks.append((stack.mean_B(), stack.mean_A()))
-    products = torch.zeros(len(clients) + 2, len(clients) + 2, dtype=torch.float64)
-    products[: len(blocks), : len(blocks)] = inner_products(blocks) * stack.scaling**2
-    least = None
-    if floor:
-        tail = singular_values(concatenated(clients, stack.weights))[result.A.shape[0] :]
-        least = float((tail**2).sum()) * stack.scaling**2
-    return Measured(stack.module, result.A.shape[0], products, naive, least)
+    """Compares the result of one module, its remainder included, with what the clients sent.
+
+    Up to a stacked rank of ``EXACT_UP_TO`` from all inner products, beyond from a Gaussian sketch
+    whose error is about one percent; distances of single clients are exact either way.
+    """
+    whole = result.B, result.A
+    if result.remainder is not None:
+        whole = _side_by_side(whole, result.remainder)
+    naive = (stack.mean_B(), stack.mean_A()) if len(set(stack.ranks)) == 1 else None
+    rank = result.A.shape[0]
+    exact = sum(stack.ranks) + whole[0].shape[1] <= EXACT_UP_TO
+    squares = _exactly if exact else _sketched
+    values = squares(stack, whole, naive, rank if floor else None)
+    unit = stack.scaling**2
+    target, after, missed, least, own, clients = values
+    return Measured(
+        module=stack.module,
+        rank=rank,
+        target=target * unit,
+        after=after * unit,
+        naive=None if missed is None else missed * unit,
+        floor=None if least is None else least * unit,
+        result=own * unit,
+        clients=clients * unit,
+        estimated=not exact,
+    )
 
 
-def summarise(
-    measured: Measured, clients: tuple[str, ...], weights: dict[str, float]
-) -> ModuleReport:
-    """The record of one module, or of the sum of all."""
-    products, count = measured.products, len(clients)
-    p = torch.tensor([weights[name] for name in clients], dtype=torch.float64)
-    target = products[:count].T @ p  # <DW, each block>, (K+2,)
+Squares = tuple[float, float, float | None, float | None, float, Tensor]
+"""``target, after, naive, floor, result, clients`` of ``Measured``, before scaling."""
+
+
+def _exactly(stack: Stack, whole: Factors, naive: Factors | None, rank: int | None) -> Squares:
+    pairs = list(stack)
+    count = len(pairs)
+    blocks = [*pairs, whole, *([] if naive is None else [naive])]
+    products = inner_products(blocks)
+    p = torch.tensor(stack.weights, dtype=torch.float64)
+    target = p @ products[:count]  # <DW, each block>
     square = float(target[:count] @ p)
-    after = _share(square - 2 * float(target[count]) + float(products[count, count]), square)
-    naive = _share(square - 2 * float(target[-1]) + float(products[-1, -1]), square)
+
+    def residual(block: int) -> float:
+        return square - 2 * float(target[block]) + float(products[block, block])
+
+    own = products[count, count]
+    norms, cross = products.diagonal()[:count], products[:count, count]
+    least = None
+    if rank is not None:
+        least = float((singular_values(concatenated(pairs, stack.weights))[rank:] ** 2).sum())
+    missed = None if naive is None else residual(count + 1)
+    clients = torch.stack([norms, cross, norms - 2 * cross + own], 1)
+    return square, residual(count), missed, least, float(own), clients
+
+
+def _sketched(stack: Stack, whole: Factors, naive: Factors | None, rank: int | None) -> Squares:
+    rows = []
+    for pair in stack:
+        norms, cross = inner(pair, pair), inner(pair, whole)
+        rows.append([norms, cross, distance(pair, whole) ** 2])
+    generator = torch_rng(derive_seed(0, f"report:{stack.module}"))
+    d_in = whole[1].shape[1]
+    probe = torch.randn(d_in, SKETCH, generator=generator, dtype=stack.dtype) / math.sqrt(SKETCH)
+    image = torch.zeros(whole[0].shape[0], SKETCH, dtype=stack.dtype)  # DW probe
+    for (b, a), weight in zip(stack, stack.weights, strict=True):
+        image.addmm_(b, a @ probe, alpha=weight)
+
+    def square(minus: Factors | None) -> float:
+        left = image if minus is None else image - minus[0] @ (minus[1] @ probe)
+        return float((left.double() ** 2).sum())
+
+    least = None
+    if rank is not None:
+        best, _ = topr_randomised(stack, stack.weights, rank, generator)
+        least = square(best)
+    missed = None if naive is None else square(naive)
+    own = inner(whole, whole)
+    return square(None), square(whole), missed, least, own, torch.tensor(rows, dtype=torch.float64)
+
+
+def summarise(measured: Measured, clients: tuple[str, ...]) -> ModuleReport:
+    """The record of one module, or of the sum of all."""
+    after = _share(measured.after, measured.target)
+    floor = None if measured.floor is None else _share(measured.floor, measured.target)
     return ModuleReport(
         module=measured.module,
         rank=measured.rank,
-        target_norm=math.sqrt(max(square, 0.0)),
-        residual_naive=naive if measured.naive else None,
+        target_norm=math.sqrt(max(measured.target, 0.0)),
+        residual_naive=None if measured.naive is None else _share(measured.naive, measured.target),
         residual_after=after,
-        residual_floor=None if measured.floor is None else _share(measured.floor, square),
+        residual_floor=floor,
         energy_kept=max(0.0, 1.0 - after**2),
-        clients={name: _distance(products, k, count) for k, name in enumerate(clients)},
+        clients={
+            name: _distance(row, measured.result)
+            for name, row in zip(clients, measured.clients.tolist(), strict=True)
+        },
+        estimated=measured.estimated,
     )
 
 
 def add_up(modules: list[Measured]) -> Measured:
     """The whole adapter as one module."""
-    floors = [m.floor for m in modules if m.floor is not None]
     return Measured(
-        "total",
-        max(m.rank for m in modules),
-        torch.stack([m.products for m in modules]).sum(0),
-        all(m.naive for m in modules),
-        sum(floors) if len(floors) == len(modules) else None,
+        module="total",
+        rank=max(m.rank for m in modules),
+        target=sum(m.target for m in modules),
+        after=sum(m.after for m in modules),
+        naive=_sum([m.naive for m in modules]),
+        floor=_sum([m.floor for m in modules]),
+        result=sum(m.result for m in modules),
+        clients=torch.stack([m.clients for m in modules]).sum(0),
+        estimated=any(m.estimated for m in modules),
     )
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _side_by_side(left: Factors, right: Factors) -> Factors:
+    return torch.cat([left[0], right[0]], 1), torch.cat([left[1], right[1]], 0)
 
 
 def _share(square: float, of: float) -> float:
     return math.sqrt(max(square, 0.0) / (of if of > 0 else 1.0))
 
 
-def _distance(products: Tensor, k: int, result: int) -> ClientDistance:
-    mine, theirs = float(products[k, k]), float(products[result, result])
-    cross = float(products[k, result])
-    scale = math.sqrt(max(mine, 0.0) * max(theirs, 0.0))
+def _distance(row: list[float], result: float) -> ClientDistance:
+    mine, cross, apart = row
+    scale = math.sqrt(max(mine, 0.0) * max(result, 0.0))
     return ClientDistance(
         norm=math.sqrt(max(mine, 0.0)),
-        distance=math.sqrt(max(mine - 2 * cross + theirs, 0.0)),
+        distance=math.sqrt(max(apart, 0.0)),
         cosine=max(-1.0, min(1.0, cross / scale)) if scale > 0 else 0.0,
     )

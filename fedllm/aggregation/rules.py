@@ -1,6 +1,8 @@
 """What an aggregation rule is.
 
-A rule is a function from one module's ``Stack`` (and its own keyword settings) to ``Combined``.
+A rule is a function from one module's ``Stack`` (and its own keyword settings) to ``Combined``. A
+rule that first looks at the clients as wholes adds ``select``, from the inner products of their
+updates and their weights to other weights.
 """
 
 from __future__ import annotations
@@ -12,15 +14,21 @@ from typing import Any
 
 from torch import Tensor
 
+from fedllm.adapters.lowrank import Factors
 from fedllm.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """The next factors of one module: ``B (d_out, r)``, ``A (r, d_in)``, scaling of the stack."""
+    """The next factors of one module: ``B (d_out, r)``, ``A (r, d_in)``, scaling of the stack.
+
+    ``remainder`` is what the factors leave of the update the rule means, itself as factors, to be
+    dropped, shipped beside the adapter or folded into the base weights.
+    """
 
     B: Tensor
     A: Tensor
+    remainder: Factors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +40,32 @@ class Rule:
         mixed_ranks: Whether clients may have different ranks.
         linear: Whether the result is a weighted sum of what clients send, so that masks and noise
             calibrated to a sum remain valid.
+        needs_sent: Whether the rule needs the adapter the clients started from.
+        select: ``select(products (K, K) float64, shares (K,), **settings)`` to new coefficients;
+            a client with coefficient 0 is left out.
     """
 
     combine: Callable[..., Combined]
     mixed_ranks: bool
     linear: bool
+    needs_sent: bool = False
+    select: Callable[..., Tensor] | None = None
+
+    def settings_of(self, part: Callable[..., Any] | None) -> list[str]:
+        """Names of the settings that ``combine`` or ``select`` takes."""
+        if part is None:
+            return []
+        parameters = inspect.signature(part).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
     def check_settings(self, name: str, settings: Mapping[str, Any]) -> None:
         """Raises ``ConfigError`` for a setting the rule does not have."""
-        known = [
-            p.name
-            for p in inspect.signature(self.combine).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        ]
+        known = [*self.settings_of(self.select), *self.settings_of(self.combine)]
         for key in settings:
             if key not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
                 raise ConfigError(f"rule {name} has no setting {key!r}; {has}")
+
+    def given(self, part: Callable[..., Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings among ``settings`` that ``part`` takes."""
+        return {key: settings[key] for key in self.settings_of(part) if key in settings}

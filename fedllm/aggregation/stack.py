@@ -8,8 +8,9 @@ bfloat16, and are upcast one client at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -23,17 +24,18 @@ DOUBLE_BELOW = 2**18
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The factors of one module from every client.
+class Stack(Sequence[Factors]):
+    """The factors of one module from every client: a sequence of ``(B_k, A_k)``, upcast on access.
 
     Attributes:
         module: Name in the base model.
         clients: Client names, sorted.
-        weights: Their coefficients; sum to one.
+        weights: Their coefficients; they sum to one, except under a rule that shortens updates.
         factors: Their factors, upcast already when ``dtype`` is float64.
-        stored: Dtypes of ``A`` and ``B`` in the adapters; the result's.
         scaling: ``s_out``, the scaling of the result.
         dtype: What arithmetic runs in.
+        stored: Dtypes of ``A`` and ``B`` in the adapters; the result's.
+        sent: The factors the clients started from, when the caller gave them.
     """
 
     module: str
@@ -43,6 +45,19 @@ class Stack:
     scaling: float
     dtype: torch.dtype
     stored: tuple[torch.dtype, torch.dtype]
+    sent: LoRAFactors | None = None
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    @overload
+    def __getitem__(self, k: int) -> Factors: ...
+    @overload
+    def __getitem__(self, k: slice) -> Sequence[Factors]: ...
+    def __getitem__(self, k: int | slice) -> Factors | Sequence[Factors]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        return self._upcast_B(self.factors[k]), self.factors[k].A.to(self.dtype)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -55,30 +70,40 @@ class Stack:
 
     def B(self, k: int) -> Tensor:
         """``B_k (d_out, r_k)``, upcast, times ``s_k / s_out``."""
-        b = self.factors[k].B.to(self.dtype)
-        ratio = self.factors[k].scaling / self.scaling
-        return b if ratio == 1.0 else b * ratio
+        return self._upcast_B(self.factors[k])
 
-    def pairs(self) -> list[Factors]:
-        """All ``(B_k, A_k)``, upcast."""
-        return [(self.B(k), self.A(k)) for k in range(len(self.clients))]
+    def start(self) -> Factors:
+        """``(B, A)`` of what was sent, upcast, in the scaling of the result."""
+        if self.sent is None:
+            raise ValueError("the rule was called without the adapter that was sent")
+        return self._upcast_B(self.sent), self.sent.A.to(self.dtype)
 
     def mean_A(self) -> Tensor:
-        """``sum_k p_k A_k`` (r, d_in)."""
+        """``sum_k p_k A_k`` (r, d_in); equal ranks."""
         total = self.A(0) * self.weights[0]
-        for k in range(1, len(self.clients)):
+        for k in range(1, len(self)):
             total.add_(self.A(k), alpha=self.weights[k])
         return total
 
     def mean_B(self) -> Tensor:
-        """``sum_k p_k B_k`` (d_out, r)."""
+        """``sum_k p_k B_k`` (d_out, r); equal ranks."""
         total = self.B(0) * self.weights[0]
-        for k in range(1, len(self.clients)):
+        for k in range(1, len(self)):
             total.add_(self.B(k), alpha=self.weights[k])
         return total
 
+    def _upcast_B(self, factors: LoRAFactors) -> Tensor:
+        b = factors.B.to(self.dtype)
+        ratio = factors.scaling / self.scaling
+        return b if ratio == 1.0 else b * ratio
 
-def read_stack(adapters: Mapping[str, Adapter], weights: Mapping[str, float], module: str) -> Stack:
+
+def read_stack(
+    adapters: Mapping[str, Adapter],
+    weights: Mapping[str, float],
+    module: str,
+    sent: Adapter | None = None,
+) -> Stack:
     """Reads one module of all clients.
 
     Raises:
@@ -87,7 +112,9 @@ def read_stack(adapters: Mapping[str, Adapter], weights: Mapping[str, float], mo
     clients = tuple(sorted(adapters))
     factors = tuple(adapters[name].factors(module) for name in clients)
     first = factors[0]
-    for name, mine in zip(clients, factors, strict=True):
+    start = None if sent is None else sent.factors(module)
+    named = list(zip(clients, factors, strict=True))
+    for name, mine in named if start is None else [*named, ("the sent adapter", start)]:
         check_factors_finite(mine, name, module)
         shape, expected = _outline(mine), _outline(first)
         if shape != expected:
@@ -98,17 +125,12 @@ def read_stack(adapters: Mapping[str, Adapter], weights: Mapping[str, float], mo
             )
     size = sum(f.A.numel() + f.B.numel() for f in factors)
     double = size < DOUBLE_BELOW or any(torch.float64 in (f.A.dtype, f.B.dtype) for f in factors)
+    stored = (first.A.dtype, first.B.dtype)
     if double:
         factors = tuple(replace(f, A=f.A.double(), B=f.B.double()) for f in factors)
-    return Stack(
-        module,
-        clients,
-        tuple(weights[name] for name in clients),
-        factors,
-        first.scaling,
-        torch.float64 if double else torch.float32,
-        (first.A.dtype, first.B.dtype),
-    )
+    dtype = torch.float64 if double else torch.float32
+    coefficients = tuple(weights[name] for name in clients)
+    return Stack(module, clients, coefficients, factors, first.scaling, dtype, stored, start)
 
 
 def _outline(factors: LoRAFactors) -> tuple[int, int, str, tuple[int, ...]]:

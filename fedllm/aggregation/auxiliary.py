@@ -1,0 +1,45 @@
+"""Tensors outside LoRA (``modules_to_save``, biases, DoRA magnitudes): averaged as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedllm.adapters.peft_config import module_scaling
+from fedllm.adapters.state import PREFIX, Adapter, refuse_non_finite
+from fedllm.errors import AdapterError
+
+
+def average_aux(adapters: Mapping[str, Adapter], shares: Mapping[str, float]) -> dict[str, Tensor]:
+    """The weighted means of all tensors outside LoRA."""
+    total = sum(shares.values())
+    even = {name: share / total for name, share in shares.items()}
+    reference = next(iter(adapters.values()))
+    return {name: _average(adapters, even, name) for name in reference.aux_names}
+
+
+def _average(adapters: Mapping[str, Adapter], shares: Mapping[str, float], name: str) -> Tensor:
+    """The weighted mean of a tensor outside LoRA, in its own dtype."""
+    reference = next(iter(adapters.values()))
+    like = reference.aux_tensor(name)
+    total = torch.zeros(like.shape, dtype=torch.float64)
+    for client, adapter in adapters.items():
+        tensor = adapter.aux_tensor(name)
+        refuse_non_finite(tensor, client, name)
+        if tensor.shape != like.shape:
+            raise AdapterError(
+                f"{client}: tensor {name} has shape {tuple(tensor.shape)}, the others "
+                f"{tuple(like.shape)}; leave it out or train it on the same base model"
+            )
+        total.add_(tensor.double(), alpha=shares[client] * _bias_ratio(adapter, reference, name))
+    return total.to(like.dtype) if like.is_floating_point() else total.round().to(like.dtype)
+
+
+def _bias_ratio(adapter: Adapter, reference: Adapter, name: str) -> float:
+    """``s_k / s_out`` for a bias of ``lora_B``, which peft multiplies by the scaling too."""
+    if not name.endswith(".lora_B.bias"):
+        return 1.0
+    module = name.removeprefix(PREFIX).removesuffix(".lora_B.bias")
+    return module_scaling(adapter.config, module) / module_scaling(reference.config, module)

@@ -1,0 +1,30 @@
+"""FedSA-LoRA: clients share ``A`` alone and keep their own ``B``.
+
+*Selective Aggregation for Low-Rank Adaptation in Federated Learning*, Guo et al., ICLR 2025,
+https://arxiv.org/abs/2410.01463. There is no global model in the paper: a client installs the
+returned ``A`` and keeps its ``B``. ``server_B`` says what the returned adapter carries in its
+place, for evaluation or for a client that has none yet.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from fedllm.aggregation.rules import Combined
+from fedllm.aggregation.stack import Stack
+from fedllm.errors import ConfigError
+
+
+def fedsa(stack: Stack, *, server_B: Literal["mean", "zero"] = "mean") -> Combined:
+    """Averages ``A``.
+
+    Args:
+        stack: One module of all clients, equal ranks.
+        server_B: ``mean`` of the clients' ``B``, or ``zero``.
+    """
+    if server_B not in ("mean", "zero"):
+        raise ConfigError(f"fedsa server_B={server_B!r}; choose mean or zero")
+    b = stack.mean_B()
+    return Combined(b if server_B == "mean" else torch.zeros_like(b), stack.mean_A())

@@ -1,0 +1,42 @@
+"""Every aggregation rule by the name recipes and the command line use."""
+
+from __future__ import annotations
+
+from fedllm.aggregation import robust
+from fedllm.aggregation.fedex import fedex
+from fedllm.aggregation.fedit import fedit
+from fedllm.aggregation.fedrot import fedrot
+from fedllm.aggregation.fedsa import fedsa
+from fedllm.aggregation.fedsb import fed_sb
+from fedllm.aggregation.fedsvd import fedsvd
+from fedllm.aggregation.ffa import ffa, rolora
+from fedllm.aggregation.flexlora import fedmomentum, flexlora, florist
+from fedllm.aggregation.flora import flora
+from fedllm.aggregation.frlora import frlora
+from fedllm.aggregation.hetlora import hetlora, raflora
+from fedllm.aggregation.lora_fair import lora_fair
+from fedllm.aggregation.rules import Rule
+
+RULES: dict[str, Rule] = {
+    "fed-sb": Rule(fed_sb, mixed_ranks=False, linear=True, needs_sent=True),
+    "fedex": Rule(fedex, mixed_ranks=False, linear=False),
+    "fedit": Rule(fedit, mixed_ranks=False, linear=True),
+    "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False),
+    "fedrot": Rule(fedrot, mixed_ranks=False, linear=False),
+    "fedsa": Rule(fedsa, mixed_ranks=False, linear=True),
+    "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True),
+    "ffa": Rule(ffa, mixed_ranks=False, linear=True),
+    "flexlora": Rule(flexlora, mixed_ranks=True, linear=False),
+    "flora": Rule(flora, mixed_ranks=True, linear=False),
+    "florist": Rule(florist, mixed_ranks=True, linear=False),
+    "frlora": Rule(frlora, mixed_ranks=False, linear=False, needs_sent=True),
+    "hetlora": Rule(hetlora, mixed_ranks=True, linear=False),
+    "krum": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.krum),
+    "lora-fair": Rule(lora_fair, mixed_ranks=False, linear=False),
+    "median": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.median),
+    "multi-krum": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.multi_krum),
+    "norm-bound": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.norm_bound),
+    "raflora": Rule(raflora, mixed_ranks=True, linear=False),
+    "rolora": Rule(rolora, mixed_ranks=False, linear=True),
+    "trimmed-mean": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.trimmed_mean),
+}
