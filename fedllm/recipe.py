@@ -20,7 +20,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a recipe and applies overrides.
 
     Args:
-        source: A YAML file, or the name of a recipe that ships with fedllm (``demo``).
+        source: A YAML file, the name of a recipe that ships with fedllm (``demo``), or a run
+            directory, which is resumed where it lies.
         overrides: ``section.key=value`` with a YAML value, e.g. ``training.lr=1e-4``.
 
     Raises:
@@ -29,6 +30,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_recipe(source)
     values = _read(path)
     values.setdefault("name", path.stem)
+    if Path(source).is_dir():
+        values["output"] = {"dir": str(source)}
     for override in overrides:
         _override(values, override)
     return parse_recipe(values, str(source))
@@ -49,8 +52,10 @@ def dump_recipe(config: RunConfig) -> str:
 
 
 def find_recipe(source: str | Path) -> Path:
-    """The file behind ``source``: a path, or a recipe shipped with the package by name."""
+    """The file behind ``source``: a path, a shipped recipe's name, or a run directory's recipe."""
     path = Path(source)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
     if path.is_file():
         return path
     shipped = shipped_recipes()

@@ -48,4 +48,4 @@ def close(run: Run) -> None:
     if cohort:
         typer.echo(f"round {metrics['round'] + 1} is open for {', '.join(cohort)}")
     else:
-        typer.echo(f"all rounds are closed; 'fedllm run {run}/recipe.yaml' evaluates and reports")
+        typer.echo(f"all rounds are closed; 'fedllm run {run}' evaluates and reports")

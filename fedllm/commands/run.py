@@ -21,7 +21,9 @@ Fresh = Annotated[
     bool, typer.Option("--fresh", help="Delete the run directory first instead of resuming it.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
-Recipe = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
+Recipe = Annotated[
+    str, typer.Argument(help="A YAML file, the name of a shipped recipe, or a run directory.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,51 @@
+"""The quick extraction probe on the full system's last global adapter, client by client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedllm.atomic import atomic_json
+from fedllm.data.shards import Shard
+from fedllm.engines.runtime import Runtime
+from fedllm.eval.probes.extraction import DESCRIPTION, RUN, extraction_probe
+from fedllm.progress import Watcher
+from fedllm.runs import RunDirectory, read_json
+from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.types import Example
+
+
+def run_probe(
+    run: RunDirectory, shards: Mapping[str, Shard], runtime: Runtime, watcher: Watcher
+) -> dict[str, Any]:
+    """Rates and intervals by client; measured and written once, no text.
+
+    Members are drawn from a client's private training examples, non-members from its held-out ones.
+    """
+    path = run.root / "probe.json"
+    if not path.exists():
+        config = run.config
+        model = runtime.with_adapter(run.federation.round(config.federation.rounds).aggregate)
+        clients: dict[str, Any] = {}
+        with watcher.task("Extraction probe", len(shards)) as tick:
+            for client, shard in shards.items():
+                seed = derive_seed(config.federation.seed, "probe", client=client)
+                size = config.eval.probe_samples
+                found = extraction_probe(
+                    model,
+                    runtime.tokenised(client, _draw(shard.train, size, seed)).examples,
+                    runtime.tokenised(client, _draw(shard.test, size, seed)).examples,
+                    batch_size=config.eval.batch_size,
+                    seed=seed,
+                )
+                clients[client] = found.aggregate()
+                tick(client)
+        atomic_json(path, {"clients": clients, "description": DESCRIPTION.format(run=RUN)})
+    return dict(read_json(path))
+
+
+def _draw(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+    if len(examples) <= size:
+        return list(examples)
+    chosen = numpy_rng(seed).choice(len(examples), size=size, replace=False)
+    return [examples[row] for row in sorted(chosen)]
