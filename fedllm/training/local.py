@@ -9,6 +9,7 @@ user of accelerate.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,23 +55,30 @@ def start(training: TrainingConfig) -> Accelerator:
 
     Precision is set here by autocast and not by accelerate, whose own mixed precision would turn
     a sharded adapter into bfloat16.
+
+    Raises:
+        ConfigError: The device is missing, or the batch is smaller than its parts are many.
     """
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    accelerator = Accelerator(
-        cpu=training.device == "cpu",
-        mixed_precision="no",
-        gradient_accumulation_steps=training.gradient_accumulation,
-    )
-    if training.device == "cuda" and accelerator.device.type != "cuda":
+    on_cpu = training.device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and training.device == "cuda":
         raise ConfigError(
             "training.device=cuda, but no CUDA device is visible; set training.device=auto"
         )
+    if training.threads:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, training.threads // here))
+    deepspeed_on_cpu = on_cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    accelerator = Accelerator(
+        cpu=on_cpu and not deepspeed_on_cpu,  # cpu=True would switch DeepSpeed off
+        mixed_precision="no",
+        gradient_accumulation_steps=training.gradient_accumulation,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if deepspeed_on_cpu else [],
+    )
     slices = training.gradient_accumulation * accelerator.num_processes
     if training.batch_size < slices:
         raise ConfigError(
             f"training.batch_size={training.batch_size} cannot be split over "
-            f"{accelerator.num_processes} processes and gradient_accumulation="
+            f"{accelerator.num_processes} processes and training.gradient_accumulation="
             f"{training.gradient_accumulation}; raise it to {slices} or more"
         )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
