@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from fedllm.adapters.state import load_adapter, save_adapter
+from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
@@ -62,6 +60,8 @@ class Runtime:
     config: RunConfig
     base: BaseModel
     model: Any
+    initial: AdapterState
+    """The adapter everybody starts from."""
     accelerator: Any
     _shards: dict[tuple[str, int], TokenizedShard] = field(default_factory=dict)
 
@@ -78,13 +78,15 @@ class Runtime:
         base = load_base(config.model, device=str(accelerator.device))
         _remember_base(run, base)
         seed = derive_seed(config.federation.seed, "initial adapter")
-        return cls(config, base, attach_lora(base, config.lora, seed=seed), accelerator)
+        model = attach_lora(base, config.lora, seed=seed)
+        initial = initial_adapter(model, DTYPES[config.lora.dtype])
+        return cls(config, base, model, initial, accelerator)
 
     def write_initial(self, federation: FederationDirectory) -> None:
         """Writes round 0: the adapter everybody starts from."""
         first = federation.round(0).aggregate
         if not first.exists():
-            save_adapter(initial_adapter(self.model, self.dtype), first)
+            save_adapter(self.initial, first)
 
     def tokenised(self, name: str, examples: Sequence[Example]) -> TokenizedShard:
         """Token ids of a shard, computed once per process.
@@ -138,7 +140,7 @@ class Runtime:
             client=member.name,
             pad_id=self.base.tokenizer.pad_token_id,
             accelerator=self.accelerator,
-            dtype=self.dtype,
+            dtype=DTYPES[self.config.lora.dtype],
         )
         if self.accelerator.is_main_process:
             card = UpdateCard(
@@ -160,11 +162,6 @@ class Runtime:
         """The model with the adapter of directory ``path`` installed."""
         install(self.model, load_adapter(path))
         return self.model
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type in which adapters travel."""
-        return DTYPES[self.config.lora.dtype]
 
 
 def _remember_base(run: RunDirectory, base: BaseModel) -> None:

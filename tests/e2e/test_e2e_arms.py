@@ -1,0 +1,69 @@
+"""Arms of an experiment differ in their method and in nothing else."""
+
+import time
+from pathlib import Path
+
+import pytest
+from runs import fingerprints, small_config
+
+from fedllm.experiment import run_experiment
+from fedllm.progress import Watcher
+
+ARMS = ["base", "local", "fedit", "fedit+random", "centralised"]
+
+
+def work(folder: Path, name: str, **sections: dict) -> dict:
+    config = small_config(folder, name, **sections)
+    return run_experiment(config, Watcher(quiet=True), command="test", started=time.monotonic())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("arms")
+    return folder, work(folder, "run", eval={"arms": ARMS, "probe_samples": 4})
+
+
+def test_every_arm_starts_from_the_same_adapter(finished):
+    starts = fingerprints(finished[0] / "run")
+    digests = {digest for name, digest in starts.items() if "0000/global/adapter_model" in name}
+    assert len(digests) == 1
+    assert sum("0000/global/adapter_model" in name for name in starts) == 7
+
+
+def test_an_arm_gives_the_bytes_it_gives_alone(finished):
+    folder, _ = finished
+    work(folder, "alone", eval={"arms": []}, algorithm={"name": "fedit"}, retrieval={"method": "none"})  # fmt: skip
+    alone = fingerprints(folder / "alone", only="rounds/0002/global")
+    beside = fingerprints(folder / "run" / "arms" / "fedit", only="rounds/0002/global")
+    assert alone == beside and alone
+
+
+def test_the_summary_has_every_arm_in_order(finished):
+    _, summary = finished
+    names = [arm["name"] for arm in summary["arms"]]
+    assert names == ["base", "local", "fedit", "fedit+random", "full", "centralised"]
+    for arm in summary["arms"]:
+        assert set(arm["final"]) == {"code", "math", "medical"}
+        assert arm["average"]["loss"]["n"] == 12
+
+
+def test_training_lowers_the_held_out_loss(finished):
+    _, summary = finished
+    loss = {arm["name"]: arm["average"]["loss"]["mean"] for arm in summary["arms"]}
+    assert all(loss[name] < loss["base"] for name in loss if name != "base")
+
+
+def test_local_models_are_scored_on_everybodys_data(finished):
+    _, summary = finished
+    local = next(arm for arm in summary["arms"] if arm["name"] == "local")
+    assert set(local["per_client"]) == {"code", "math", "medical"}
+    own = local["per_client"]["math"]["math"]["loss"]["mean"]
+    assert local["final"]["math"]["loss"]["mean"] == pytest.approx(own)
+
+
+def test_coverage_and_probe_are_measured(finished):
+    _, summary = finished
+    for row in summary["coverage"]["domains"].values():
+        assert row["after"] >= row["before"] and row["random"] >= row["before"]
+    assert set(summary["probe"]["clients"]) == {"code", "math", "medical"}
+    assert {client["public"] for client in summary["clients"].values()} == {6}
