@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedllm.client import train
+
 Run = Annotated[Path, typer.Option("--run", help="The run directory.")]
 
 
@@ -16,6 +18,7 @@ def register(app: typer.Typer) -> None:
     rounds.command("status")(status)
     rounds.command("close")(close)
     app.add_typer(rounds, name="round")
+    app.command("train")(train)
 
 
 def status(run: Run) -> None:
