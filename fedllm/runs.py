@@ -169,6 +169,10 @@ class RunDirectory:
         """Client side of ``client``; nothing in it may leave except through a message."""
         return self.shards / client
 
+    def shard_file(self, client: str) -> Path:
+        """The private examples of ``client``."""
+        return self.shard(client) / "shard.jsonl"
+
     @property
     def pool(self) -> Path:
         """The public pool."""

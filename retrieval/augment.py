@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
-from fedllm.retrieval.index import Dedup, PoolIndex, Retrieved, retrieve
+from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.retrieve import Dedup, Retrieved, retrieve
 from fedllm.retrieval.selection import Selection, SelectionMethod, select_centers
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed, numpy_rng

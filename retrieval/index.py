@@ -1,46 +1,42 @@
-"""The public pool as a FAISS index on disk: built once, opened memory-mapped, searched exactly.
+"""The public pool as a FAISS index on disk: built once, opened memory-mapped, searched.
 
-An index is a directory: ``vectors.faiss`` (flat, float32), ``ids.json`` and ``index.json``
-(encoder, fingerprint, counts). Scores of the returned items are recomputed row by row in float64,
-so equal texts have equal scores and ties go to the smaller id, whatever the block or thread count.
+An index is a directory: ``vectors.faiss`` (flat, float32), ``ids.json``, ``index.json`` (encoder,
+fingerprint, counts), for the approximate kinds ``structure.faiss``, and ``pool.jsonl`` when it
+carries its texts. A flat index is searched exactly. Scores of returned items are recomputed row by
+row in float64, so equal texts have equal scores and ties go to the smaller id, whatever the kind,
+block or thread count.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from fedllm.atomic import atomic_directory, atomic_json
+from fedllm.data.shards import read_pool, write_pool
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.vectors import Array, check_rows
+from fedllm.types import Example
 
-Dedup = Literal["none", "client", "global"]
+IndexKind = Literal["flat", "ivf", "hnsw"]
 Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 BLOCK = 16_384
 """Pool rows scored at once; bounds temporary memory at ``BLOCK x queries`` floats."""
 ROUNDING = 4e-6
 """Above the largest error of a float32 product of unit rows; nearer scores are compared exactly."""
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """Public items for one client, best first."""
-
-    ids: list[str]
-    rows: Rows
-    """Their rows in the pool, ``(n,)``."""
-    scores: Array
-    """Cosine to the centre that asked for them, ``(n,)``."""
+LISTS_PER_PROBE = 16
+"""An inverted file looks into every sixteenth of its lists, those nearest to the query."""
+HNSW_LINKS = 32
 
 
 class PoolIndex:
@@ -51,33 +47,47 @@ class PoolIndex:
         vectors: npt.NDArray[Any],
         ids: Sequence[str] | None = None,
         *,
+        kind: IndexKind = "flat",
         encoder: str = "",
         fingerprint: str = "",
-        mapping: Any = None,
     ) -> None:
         """An index in memory.
 
         Args:
             vectors: ``(N, D)`` unit rows.
             ids: Public name of every row, distinct; row numbers when left out.
+            kind: ``flat`` is exact; ``ivf`` (inverted file) and ``hnsw`` (neighbour graph) are
+                approximate and quicker on millions of rows.
             encoder: Name of the encoder.
             fingerprint: Its vector space, compared with that of centroids.
-            mapping: What owns the memory of ``vectors`` that were checked when they were written.
         """
-        self.vectors = check_rows(vectors, "public pool") if mapping is None else vectors
-        self._mapping = mapping
-        self.ids = [f"{row:09d}" for row in range(len(self.vectors))] if ids is None else list(ids)
-        self.encoder = encoder
-        self.fingerprint = fingerprint
-        if len(self.ids) != len(self.vectors):
+        if kind not in get_args(IndexKind):
+            raise RetrievalError(f"kind={kind} of index is unknown; use flat, ivf or hnsw")
+        rows = check_rows(vectors, "public pool")
+        names = [f"{row:09d}" for row in range(len(rows))] if ids is None else list(ids)
+        structure = _structure(kind, rows)
+        self._set(rows, names, structure, kind, encoder, fingerprint)
+
+    def _set(
+        self,
+        vectors: Array,
+        ids: list[str],
+        structure: Any,
+        kind: IndexKind,
+        encoder: str,
+        fingerprint: str,
+    ) -> None:
+        if len(ids) != len(vectors):
             raise RetrievalError(
-                f"public pool: {len(self.ids)} ids for {len(self.vectors)} rows, expected one each"
+                f"public pool: {len(ids)} ids for {len(vectors)} rows, expected one each"
             )
-        if len(set(self.ids)) != len(self.ids):
-            repeated, times = Counter(self.ids).most_common(1)[0]
+        if len(set(ids)) != len(ids):
+            repeated, times = Counter(ids).most_common(1)[0]
             raise RetrievalError(
                 f"public pool: id {repeated} occurs {times} times; remove repeated items first"
             )
+        self.vectors, self.ids, self.structure = vectors, ids, structure
+        self.kind, self.encoder, self.fingerprint = kind, encoder, fingerprint
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,13 +104,33 @@ class PoolIndex:
         """Width of the embeddings."""
         return int(self.vectors.shape[1])
 
-    def save(self, folder: Path) -> None:
-        """Writes the index directory in one step."""
-        flat = faiss.IndexFlatIP(self.dimension)
+    def extended(self, vectors: npt.NDArray[Any], ids: Sequence[str]) -> PoolIndex:
+        """A larger index; an approximate structure grows without being trained again."""
+        rows = check_rows(vectors, "added rows", dimension=self.dimension)
+        larger = PoolIndex.__new__(PoolIndex)
+        structure = self.structure
+        if structure is not None:
+            structure = faiss.clone_index(structure)
+            structure.add(rows)
+        together = np.concatenate([self.vectors, rows])
+        names = [*self.ids, *ids]
+        larger._set(together, names, structure, self.kind, self.encoder, self.fingerprint)
+        return larger
+
+    def save(self, folder: Path, pool: Sequence[Example] = ()) -> None:
+        """Writes the index directory in one step, with the texts of ``pool`` if given.
+
+        Args:
+            folder: Becomes the index; one that is there is replaced.
+            pool: The examples, in the order of rows.
+        """
+        if pool and [example.id for example in pool] != self.ids:
+            raise RetrievalError(f"{folder}: the texts are not those of the index's ids")
+        flat: Any = faiss.IndexFlatIP(self.dimension)
         flat.add(self.vectors)
         facts = {
             "format": FORMAT,
-            "kind": "flat",
+            "kind": self.kind,
             "encoder": self.encoder,
             "fingerprint": self.fingerprint,
             "dimension": self.dimension,
@@ -108,16 +138,20 @@ class PoolIndex:
         }
         with atomic_directory(folder) as part:
             faiss.write_index(flat, str(part / "vectors.faiss"))
+            if self.structure is not None:
+                faiss.write_index(self.structure, str(part / "structure.faiss"))
+            if pool:
+                write_pool(part / "pool.jsonl", pool)
             atomic_json(part / "ids.json", self.ids)
             atomic_json(part / "index.json", facts)
 
-    def check_space(self, vectors: Array, what: str, fingerprint: str = "") -> Array:
+    def check_space(self, vectors: npt.NDArray[Any], what: str, fingerprint: str = "") -> Array:
         """``vectors`` if they can be compared with the pool, else a refusal that says why."""
         if fingerprint and self.fingerprint and fingerprint != self.fingerprint:
             raise RetrievalError(
                 f"{what} come from encoder space {fingerprint}, the index from "
-                f"{self.fingerprint} ({self.encoder}); embed both with retrieval.encoder="
-                f"{self.encoder}"
+                f"{self.fingerprint} ({self.encoder}); embed both with the encoder {self.encoder}, "
+                "or align the spaces (fedllm.retrieval.align)"
             )
         return check_rows(vectors, what, dimension=self.dimension)
 
@@ -132,6 +166,9 @@ def open_index(folder: Path) -> PoolIndex:
         facts = json.loads((folder / "index.json").read_text())
         ids = json.loads((folder / "ids.json").read_text())
         flat: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        structure = None
+        if facts.get("kind") != "flat":
+            structure = faiss.read_index(str(folder / "structure.faiss"), faiss.IO_FLAG_MMAP_IFC)
     except (OSError, ValueError, RuntimeError) as error:
         raise RetrievalError(
             f"{folder}: no usable index ({type(error).__name__}); "
@@ -142,136 +179,52 @@ def open_index(folder: Path) -> PoolIndex:
             f"{folder}: the index's files disagree or have another format than {FORMAT}; "
             f"build it again with: fedllm index build POOL --out {folder}"
         )
-    vectors = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(-1, flat.d)
-    return PoolIndex(
-        vectors, ids, encoder=facts["encoder"], fingerprint=facts["fingerprint"], mapping=flat
+    index = PoolIndex.__new__(PoolIndex)
+    index._set(
+        _Mapped(flat).view(), ids, structure, facts["kind"], facts["encoder"], facts["fingerprint"]
     )
+    return index
 
 
-def retrieve(
-    index: PoolIndex,
-    centers: Mapping[str, npt.NDArray[Any]],
-    *,
-    per_client: int,
-    max_similarity: float = 1.0,
-    dedup: Dedup = "none",
-    exclude: Collection[str] = (),
-) -> dict[str, Retrieved]:
-    """Public items for every client: the nearest to its centres that are not too near.
-
-    Items with a cosine strictly above ``max_similarity`` to the asking centre are left out; of the
-    rest the nearest are taken, ties to the smaller id. A client with several centres shares
-    ``per_client`` equally among them, earlier centres taking the remainder.
-
-    Args:
-        index: The pool.
-        centers: Client -> ``(k, D)`` unit rows, or ``(D,)`` for one.
-        per_client: Items per client; fewer when the pool has no more.
-        max_similarity: Ceiling (the paper's alpha, 0.7).
-        dedup: What an item may be given to: ``none`` any centre (a client keeps one copy, so it
-            may get fewer), ``client`` one centre of each client, ``global`` one client. A contested
-            item goes to the centre it is nearest to, and the others take their next best.
-        exclude: Ids that nobody gets.
-
-    Raises:
-        RetrievalError: Vectors that do not fit the pool, or a client left without any item.
-    """
-    names: list[str] = []
-    shares: list[int] = []
-    queries: list[Array] = []
-    for client, vectors in centers.items():
-        rows = index.check_space(np.atleast_2d(vectors), f"centres of client {client}")
-        share, rest = divmod(per_client, len(rows))
-        names += [client] * len(rows)
-        shares += [share + (number < rest) for number in range(len(rows))]
-        queries.append(rows)
-    if not names:
-        raise RetrievalError("no client sent a centre; at least one is needed")
-    allowed = np.ones(len(index), dtype=bool)
-    if exclude:
-        allowed = ~np.isin(np.array(index.ids), list(exclude))
-    scopes: dict[Dedup, list[Any]] = {
-        "none": list(range(len(names))),
-        "client": names,
-        "global": [0] * len(names),
-    }
-    groups = scopes[dedup]
-    found = _allocate(index, np.concatenate(queries), shares, groups, allowed, max_similarity)
-    merged = {client: _merge(index, found, names, client) for client in centers}
-    for client, items in merged.items():
-        if not items.ids:
-            raise RetrievalError(
-                f"client {client}: no public item is left at or below retrieval.max_similarity="
-                f"{max_similarity}; raise it or widen data.public"
-            )
-    return merged
-
-
-def _merge(
-    index: PoolIndex, found: list[tuple[Rows, Array]], names: list[str], client: str
-) -> Retrieved:
-    """One client's items over its centres, each once with its best score, best first."""
-    best: dict[int, float] = {}
-    for name, (rows, scores) in zip(names, found, strict=True):
-        if name == client:
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-                best[row] = max(score, best.get(row, -2.0))
-    rows = np.array(list(best), dtype=np.int64)
-    scores = np.array(list(best.values()), dtype=np.float32)
-    order = np.lexsort((index.tie_rank[rows], -scores))
-    rows = rows[order]
-    return Retrieved([index.ids[row] for row in rows], rows, scores[order])
-
-
-def _allocate(
-    index: PoolIndex,
-    queries: Array,
-    shares: list[int],
-    groups: Sequence[Any],
-    allowed: npt.NDArray[np.bool_],
-    ceiling: float,
-) -> list[tuple[Rows, Array]]:
-    """Rows and scores for every query; inside a group no row is given twice.
-
-    All wishes of a group are granted in order of score. Wish lists start short and are doubled
-    until nobody who ran out of wishes had more to ask for, so the result is that of full lists.
-    """
-    contested = len(set(groups)) < len(groups)
-    depth = max(shares) * (2 if contested else 1)
-    while True:
-        wishes = search(index, queries, depth, max_similarity=ceiling, allowed=allowed)
-        if not contested:
-            return [(rows[:n], s[:n]) for (rows, s), n in zip(wishes, shares, strict=True)]
-        granted = _grant(index, wishes, shares, groups)
-        starved = any(
-            len(rows) < share and len(wish[0]) == depth
-            for (rows, _), share, wish in zip(granted, shares, wishes, strict=True)
+def read_texts(folder: Path) -> list[Example]:
+    """The examples that an index directory carries, in the order of rows."""
+    if not (folder / "pool.jsonl").exists():
+        raise RetrievalError(
+            f"{folder}: this index carries no texts; "
+            f"build it with: fedllm index build POOL --out {folder}"
         )
-        if not starved:
-            return granted
-        depth *= 2
+    return read_pool(folder / "pool.jsonl")
 
 
-def _grant(
-    index: PoolIndex,
-    wishes: list[tuple[Rows, Array]],
-    shares: list[int],
-    groups: Sequence[Any],
-) -> list[tuple[Rows, Array]]:
-    rows = np.concatenate([wish[0] for wish in wishes])
-    scores = np.concatenate([wish[1] for wish in wishes])
-    asking = np.repeat(np.arange(len(wishes)), [len(wish[0]) for wish in wishes])
-    order = np.lexsort((asking, index.tie_rank[rows], -scores))
-    left = list(shares)
-    taken: set[tuple[Any, int]] = set()
-    granted: list[list[int]] = [[] for _ in wishes]
-    for position in order.tolist():
-        query, row = int(asking[position]), int(rows[position])
-        if left[query] and (groups[query], row) not in taken:
-            taken.add((groups[query], row))
-            left[query] -= 1
-            granted[query].append(position)
-    return [(rows[chosen], scores[chosen]) for chosen in granted]
+class _Mapped:
+    """Memory of a FAISS index seen by numpy; an array made from it keeps the index alive."""
+
+    def __init__(self, flat: Any) -> None:
+        self._flat = flat
+        pointer = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+        self.__array_interface__ = pointer.reshape(flat.ntotal, flat.d).__array_interface__
+
+    def view(self) -> Array:
+        return np.asarray(self)
+
+
+def _structure(kind: IndexKind, rows: Array) -> Any:
+    """The approximate FAISS structure over ``rows``; ``None`` for a flat index."""
+    if kind == "flat":
+        return None
+    width = rows.shape[1]
+    if kind == "hnsw":
+        graph: Any = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.add(rows)
+        return graph
+    # As many lists as rows in a list, but enough rows in each to train it.
+    lists = max(1, min(round(len(rows) ** 0.5), len(rows) // 39))
+    quantizer = faiss.IndexFlatIP(width)
+    inverted: Any = faiss.IndexIVFFlat(quantizer, width, lists, faiss.METRIC_INNER_PRODUCT)
+    inverted.cp.max_points_per_centroid = 64
+    inverted.train(rows)
+    inverted.add(rows)
+    return inverted
 
 
 def search(
@@ -280,17 +233,19 @@ def search(
     count: int,
     *,
     max_similarity: float = 1.0,
-    allowed: npt.NDArray[np.bool_] | None = None,
+    allowed: Mask | None = None,
 ) -> list[tuple[Rows, Array]]:
-    """Exact nearest rows ``(<= count,)`` and cosines of every query ``(D,)``, best first.
+    """Nearest rows ``(<= count,)`` and cosines of every query ``(D,)``, best first.
 
     Args:
-        index: The pool.
+        index: The pool; exact if flat.
         queries: ``(K, D)`` unit rows.
         count: How many per query.
         max_similarity: Rows strictly above it are left out.
         allowed: ``(N,)`` mask of rows that may be returned.
     """
+    if index.structure is not None:
+        return _search_structure(index, queries, count, max_similarity, allowed)
     kept: list[Rows] = [np.empty(0, np.int64)] * len(queries)
     approximate: list[Array] = [np.empty(0, np.float32)] * len(queries)
     for start in range(0, len(index), BLOCK):
@@ -309,6 +264,31 @@ def search(
         _exact(index, query, rows, count, max_similarity)
         for query, rows in zip(queries, kept, strict=True)
     ]
+
+
+def _search_structure(
+    index: PoolIndex, queries: Array, count: int, ceiling: float, allowed: Mask | None
+) -> list[tuple[Rows, Array]]:
+    """Asks the structure for more until the ceiling leaves enough or it has nothing more."""
+    structure = index.structure
+    depth = count
+    while True:
+        depth = min(depth, len(index))
+        if index.kind == "hnsw":
+            structure.hnsw.efSearch = max(64, 2 * depth)
+        else:
+            structure.nprobe = max(1, structure.nlist // LISTS_PER_PROBE)
+        _, labels = structure.search(queries, depth)
+        found = []
+        for query, row_labels in zip(queries, labels, strict=True):
+            rows = row_labels[row_labels >= 0]
+            rows = rows if allowed is None else rows[allowed[rows]]
+            found.append(_exact(index, query, rows, count, ceiling))
+        exhausted = (labels < 0).any(axis=1) | (depth == len(index))
+        short = np.array([len(rows) < count for rows, _ in found])
+        if not (short & ~exhausted).any():
+            return found
+        depth *= 2
 
 
 def _floor(values: Array, count: int, ceiling: float) -> float:

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = {"fedllm": ROOT / "fedllm", "fedllm.retrieval": ROOT / "retrieval", "fedllm.eval": ROOT / "eval"}
+PLACES = {
+    "fedllm": ROOT / "fedllm",
+    "fedllm.retrieval": ROOT / "retrieval",
+    "fedllm.eval": ROOT / "eval",
+}
 
 LAYERS = [
     {"errors", "seeds", "types", "atomic", "config", "recipe", "progress", "assets"},

@@ -58,9 +58,7 @@ class Augmenter:
         cache = EmbeddingCache(user_cache_folder())
         rows = embed([example.query for example in self.pool], self.encoder, cache)
         ids = [example.id for example in self.pool]
-        return PoolIndex(
-            rows, ids, encoder=self.encoder.name, fingerprint=self.encoder.fingerprint
-        )
+        return PoolIndex(rows, ids, encoder=self.encoder.name, fingerprint=self.encoder.fingerprint)
 
     def labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
         """A cluster number per example, the pseudo-labels of ``partition: dirichlet``."""
@@ -81,9 +79,7 @@ class Augmenter:
                 handed_out = [self.pool[row] for row in items.rows.tolist()]
                 write_pool(federation.augmentation / f"{client}.jsonl", handed_out)
             atomic_json(done, _plan_record(plan))
-        return {
-            client: read_pool(federation.augmentation / f"{client}.jsonl") for client in shards
-        }
+        return {client: read_pool(federation.augmentation / f"{client}.jsonl") for client in shards}
 
     def measure(self, arms: Sequence[Arm], shards: Mapping[str, Shard]) -> dict[str, Any]:
         """Domain coverage before and after, and a 2-D map; measured and written once.

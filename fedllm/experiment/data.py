@@ -27,7 +27,9 @@ def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str
         DataError: A file, a schema or a shard is wrong.
     """
     if run.clients.exists():
-        return {client: read_shard(run.shard_file(client)) for client in sorted(read_json(run.clients))}
+        return {
+            client: read_shard(run.shard_file(client)) for client in sorted(read_json(run.clients))
+        }
     config = run.config
     built = build_shards(config.data, seed=config.federation.seed, labels=labels)
     for client, shard in built.shards.items():

@@ -80,9 +80,7 @@ def read_reports(directory: RoundDirectory) -> dict[str, dict[str, dict[str, Int
     """What the clients reported of a round's global adapter: client -> domain -> scores."""
     return {
         client: {
-            domain: {
-                name: Interval(**interval) for name, interval in scores.items() if interval
-            }
+            domain: {name: Interval(**interval) for name, interval in scores.items() if interval}
             for domain, scores in domains.items()
         }
         for client, domains in read_json(directory.evaluation).items()

@@ -71,9 +71,7 @@ def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
     run = create_run(config, describe_environment(config.training))
     with run.locked():
         experiment = _Experiment(run, watcher)
-        experiment.augmenter.widen(
-            run.federation, full_arm(config).widening, experiment.shards
-        )
+        experiment.augmenter.widen(run.federation, full_arm(config).widening, experiment.shards)
         experiment.runtime.write_initial(run.federation)
         return open_next(run, run.federation.completed + 1)
 

@@ -52,7 +52,9 @@ def summarise(
             client: {**sizes, "public": given.get(client, 0)}
             for client, sizes in read_json(run.clients).items()
         },
-        "domains": list(by_domain(read_reports(run.federation.round(config.federation.rounds)).values())),
+        "domains": list(
+            by_domain(read_reports(run.federation.round(config.federation.rounds)).values())
+        ),
         "arms": [_arm(run, arm, shards) for arm in arms],
         "coverage": coverage,
         "probe": probe,

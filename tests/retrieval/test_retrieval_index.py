@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval import index as index_module
-from fedllm.retrieval.index import PoolIndex, open_index, retrieve
+from fedllm.retrieval.index import PoolIndex, open_index, read_texts
+from fedllm.retrieval.retrieve import retrieve
+from fedllm.types import Example
 
 
 def unit(rng, rows, width=8):
@@ -200,3 +202,60 @@ def test_a_pool_of_duplicates_is_searched_in_order_of_ids():
     index = PoolIndex(np.repeat(np.eye(3, dtype=np.float32)[:1], 50, axis=0))
     found = retrieve(index, {"a": np.eye(3, dtype=np.float32)[0]}, per_client=5)["a"]
     assert found.ids == index.ids[:5]
+
+
+def clustered_rows(seed, rows=3000, topics=30, width=24):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(topics, width))[rng.integers(0, topics, rows)]
+    values = values + 0.4 * rng.normal(size=(rows, width))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_approximate_kinds_find_nearly_everything_and_keep_the_ceiling(kind, tmp_path):
+    rows = clustered_rows(0)
+    exact = PoolIndex(rows)
+    PoolIndex(rows, kind=kind).save(tmp_path / "pool")
+    opened = open_index(tmp_path / "pool")
+    assert opened.kind == kind
+    centers = {f"c{k}": row for k, row in enumerate(clustered_rows(0, 12))}
+    expected = retrieve(exact, centers, per_client=50, max_similarity=0.9)
+    found = retrieve(opened, centers, per_client=50, max_similarity=0.9)
+    hits = [len(set(found[c].ids) & set(expected[c].ids)) / 50 for c in centers]
+    assert np.mean(hits) > 0.9
+    for client, items in found.items():
+        assert items.scores.max() <= np.float32(0.9)
+        exactly = [float(np.dot(exact.vectors[row], centers[client])) for row in items.rows]
+        assert np.allclose(items.scores, exactly, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_added_rows_are_found_and_the_old_index_stays_as_it_was(kind, tmp_path):
+    rows = clustered_rows(1, 400)
+    index = PoolIndex(rows[:300], [f"old-{n}" for n in range(300)], kind=kind, fingerprint="f")
+    larger = index.extended(rows[300:], [f"new-{n}" for n in range(100)])
+    assert (len(index), len(larger), larger.fingerprint) == (300, 400, "f")
+    larger.save(tmp_path / "pool")
+    found = retrieve(open_index(tmp_path / "pool"), {"a": rows[350]}, per_client=1)["a"]
+    assert found.ids == ["new-50"]
+    with pytest.raises(RetrievalError, match="id old-3 occurs 2 times"):
+        index.extended(rows[300:301], ["old-3"])
+    with pytest.raises(RetrievalError, match="added rows: 4 dimensions, expected 24"):
+        index.extended(np.eye(4, dtype=np.float32), list("abcd"))
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(RetrievalError, match="kind=tree"):
+        PoolIndex(np.eye(3, dtype=np.float32), kind="tree")
+
+
+def test_texts_travel_with_the_index_and_must_be_those_of_its_ids(tmp_path):
+    pool = [Example(f"question {n}", f"answer {n}") for n in range(4)]
+    index = PoolIndex(np.eye(4, dtype=np.float32), [example.id for example in pool])
+    index.save(tmp_path / "with", pool)
+    assert [e.instruction for e in read_texts(tmp_path / "with")] == [e.instruction for e in pool]
+    with pytest.raises(RetrievalError, match="not those of the index"):
+        index.save(tmp_path / "wrong", pool[::-1])
+    index.save(tmp_path / "without")
+    with pytest.raises(RetrievalError, match="carries no texts"):
+        read_texts(tmp_path / "without")

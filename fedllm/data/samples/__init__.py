@@ -1,11 +1,11 @@
 """The project's own data: four private domains and a public pool, generated from small grammars.
 
-Everything is invented, in English, short (an instruction with its input stays below about 40 tokens of the
-sample model's tokenizer, a response below about 24) and deterministic in its seed. Each domain has
-about ten topics; private and test items of a domain are phrased alike, the public pool phrases the same
-topics differently and mixes them into a majority of unrelated everyday items. No instruction text is in two
-of {private, test, public}, for any seeds (see `grammar.part_of`). Private items carry invented
-names of people, firms, projects and record numbers, none of which is in the public pool.
+Everything is invented, in English, short (an instruction with its input stays below about 40 tokens
+of the sample model's tokenizer, a response below about 24) and deterministic in its seed. Each domain
+has about ten topics. Private and test items of a domain are phrased alike; the public pool phrases
+the same topics differently and mixes them into a majority of unrelated everyday items. No text is in
+two of {private, test, public}, whatever the seeds (`grammar.part_of`). Private items carry invented
+names of people, firms and projects that are not in the public pool, so a leak can be found.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fedllm.errors import DataError
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
 
-_TOPICS: dict[str, tuple[Topic, ...]] = {
+TOPICS: dict[str, tuple[Topic, ...]] = {
     "code": code.TOPICS,
     "medical": medical.TOPICS,
     "finance": finance.TOPICS,
     "math": mathematics.TOPICS,
 }
-DOMAINS: tuple[str, ...] = tuple(_TOPICS)
+DOMAINS: tuple[str, ...] = tuple(TOPICS)
 IN_DOMAIN_SHARE = 0.25
 """The part of the public pool that belongs to one of `DOMAINS`, in equal shares."""
 
@@ -72,7 +72,7 @@ def domain_examples(
 
 
 def public_pool(n: int, seed: int) -> list[Example]:
-    """Distinct public items: `IN_DOMAIN_SHARE` from the four domains, the rest everyday skills, shuffled.
+    """Distinct public items, shuffled: `IN_DOMAIN_SHARE` from the domains, the rest everyday skills.
 
     Raises:
         DataError: More items wanted than exist.
@@ -80,16 +80,16 @@ def public_pool(n: int, seed: int) -> list[Example]:
     each = round(n * IN_DOMAIN_SHARE / len(DOMAINS))
     pool: list[Example] = []
     for domain in DOMAINS:
-        pool += interleaved(domain, _TOPICS[domain], each, seed, "public")
+        pool += interleaved(domain, TOPICS[domain], each, seed, "public")
     pool += interleaved("general", general.TOPICS, n - len(pool), seed, "public")
     Random(derive_seed(seed, "samples/pool/order")).shuffle(pool)
     return _numbered("public", pool)
 
 
 def _topics_of(domain: str) -> tuple[Topic, ...]:
-    if domain not in _TOPICS:
+    if domain not in TOPICS:
         raise DataError(f"sample domain {domain!r} is unknown; choose from {', '.join(DOMAINS)}")
-    return _TOPICS[domain]
+    return TOPICS[domain]
 
 
 def _numbered(name: str, examples: Iterable[Example]) -> list[Example]:

@@ -1,7 +1,8 @@
 """The software house: one-line Python functions.
 
-Answers stay within arithmetic, comparisons, conditional expressions, ``abs min max sum len sorted``,
-``upper lower strip`` and list comprehensions, so a small interpreter can check them without ``exec``.
+Answers stay within arithmetic, comparisons, conditional expressions, ``abs min max sum len``,
+``upper lower strip`` and list comprehensions, so a small interpreter can check them without
+``exec``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _function(
     inputs: Sequence[Any],
     **slots: object,
 ) -> Slots:
-    """A solved task; ``inputs`` are argument tuples, or single arguments for one-argument functions."""
+    """A solved task; ``inputs`` are argument tuples, or the arguments themselves if there is one."""
     calls = [list(item) if isinstance(item, tuple) else [item] for item in inputs]
     cases = [[call, solve(*call)] for call in calls]
     return {
@@ -124,8 +125,17 @@ TOPICS = (
         _scale,
         private=("{project}: f scales x by {k}", "Ticket in {project}.\nf: {k} fold of x"),
         public=(
-            "Write a Python function that multiplies a number by {k} for the app {project}.",
-            "In the app {project}, compute {k} times the number x in Python.",
+            "Write a Python function that multiplies a number by {k} for {project}.",
+            "In {project}, compute {k} times the number x in Python.",
+        ),
+        documents=(
+            "# multiply x by {k}\n{answer}",
+            "This gives {k} times x: {answer}",
+            "In {project} we scale by {k}: {answer}",
+        ),
+        questions=(
+            "code for x times {k}",
+            "multiply x by {k}",
         ),
     ),
     Topic(
@@ -134,8 +144,17 @@ TOPICS = (
         _shift,
         private=("{project}: f lowers x by {k}", "Ticket in {project}.\nf: x reduced by {k}"),
         public=(
-            "Write a Python function that subtracts {k} from a number for the app {project}.",
-            "In the app {project}, compute the number x minus {k} in Python.",
+            "Write a Python function that subtracts {k} from a number for {project}.",
+            "In {project}, compute the number x minus {k} in Python.",
+        ),
+        documents=(
+            "# subtract {k} from x\n{answer}",
+            "This gives x minus {k}: {answer}",
+            "In {project} we lower by {k}: {answer}",
+        ),
+        questions=(
+            "code for x minus {k}",
+            "subtract {k} from x",
         ),
     ),
     Topic(
@@ -147,8 +166,17 @@ TOPICS = (
             "Ticket in {project}.\nf: {k} fold of x, plus {c}",
         ),
         public=(
-            "Write a Python function that multiplies a number by {k} and adds {c} for the app {project}.",
-            "In the app {project}, compute {k} times the number x plus {c} in Python.",
+            "Write a Python function that multiplies a number by {k} and adds {c} for {project}.",
+            "In {project}, compute {k} times the number x plus {c} in Python.",
+        ),
+        documents=(
+            "# multiply x by {k} and add {c}\n{answer}",
+            "This gives {k} times x plus {c}: {answer}",
+            "In {project} we scale by {k} and add {c}: {answer}",
+        ),
+        questions=(
+            "code for x times {k} plus {c}",
+            "multiply x by {k} and add {c}",
         ),
     ),
     Topic(
@@ -157,8 +185,17 @@ TOPICS = (
         _cap,
         private=("{project}: f caps x at {k}", "Ticket in {project}.\nf: x, ceiling {k}"),
         public=(
-            "Write a Python function that returns the smaller of a number and {k} for the app {project}.",
-            "In the app {project}, limit the number x to at most {k} in Python.",
+            "Write a Python function that returns the smaller of a number and {k} for {project}.",
+            "In {project}, limit the number x to at most {k} in Python.",
+        ),
+        documents=(
+            "# the smaller of x and {k}\n{answer}",
+            "This gives at most {k}: {answer}",
+            "In {project} we cap at {k}: {answer}",
+        ),
+        questions=(
+            "code for at most {k}",
+            "the smaller of x and {k}",
         ),
     ),
     Topic(
@@ -167,8 +204,17 @@ TOPICS = (
         _exceeds,
         private=("{project}: f flags x over {k}", "Ticket in {project}.\nf: true if x tops {k}"),
         public=(
-            "Write a Python function that tests if a number is greater than {k} for the app {project}.",
-            "In the app {project}, check if the number x is greater than {k} in Python.",
+            "Write a Python function that tests if a number is greater than {k} for {project}.",
+            "In {project}, check if the number x is greater than {k} in Python.",
+        ),
+        documents=(
+            "# is x greater than {k}\n{answer}",
+            "This tests if x is over {k}: {answer}",
+            "In {project} we test against {k}: {answer}",
+        ),
+        questions=(
+            "code for a test against {k}",
+            "is x greater than {k}",
         ),
     ),
     Topic(
@@ -180,8 +226,17 @@ TOPICS = (
             "Ticket in {project}.\nf: x if it tops {k}, else {c}",
         ),
         public=(
-            "Write a Python function that returns a number greater than {k}, otherwise {c}, for the app {project}.",
-            "In the app {project}, return the number x if greater than {k}, otherwise {c}, in Python.",
+            "Write a Python function that returns x if greater than {k}, otherwise {c}, for {project}.",
+            "In {project}, return the number x if greater than {k}, otherwise {c}, in Python.",
+        ),
+        documents=(
+            "# x if greater than {k}, otherwise {c}\n{answer}",
+            "This gives x over {k} and else {c}: {answer}",
+            "In {project} we take x over {k} or {c}: {answer}",
+        ),
+        questions=(
+            "code for x over {k} or {c}",
+            "x if greater than {k}, otherwise {c}",
         ),
     ),
     Topic(
@@ -193,8 +248,17 @@ TOPICS = (
             "Ticket in {project}.\nf: gap of x and y, plus {k}",
         ),
         public=(
-            "Write a Python function that adds {k} to the distance of two numbers for the app {project}.",
-            "In the app {project}, compute the absolute difference of x and y plus {k} in Python.",
+            "Write a Python function that adds {k} to the distance of two numbers for {project}.",
+            "In {project}, compute the absolute difference of x and y plus {k} in Python.",
+        ),
+        documents=(
+            "# the difference of x and y plus {k}\n{answer}",
+            "This gives the gap of x and y plus {k}: {answer}",
+            "In {project} we take the gap plus {k}: {answer}",
+        ),
+        questions=(
+            "code for the gap of x and y plus {k}",
+            "the difference of x and y plus {k}",
         ),
     ),
     Topic(
@@ -206,8 +270,17 @@ TOPICS = (
             "Ticket in {project}.\nf: total of v, plus {k}",
         ),
         public=(
-            "Write a Python function that sums a list and adds {k} for the app {project}.",
-            "In the app {project}, compute the sum of a list of numbers plus {k} in Python.",
+            "Write a Python function that sums a list and adds {k} for {project}.",
+            "In {project}, compute the sum of a list of numbers plus {k} in Python.",
+        ),
+        documents=(
+            "# the sum of v plus {k}\n{answer}",
+            "This gives the total of v plus {k}: {answer}",
+            "In {project} we sum v plus {k}: {answer}",
+        ),
+        questions=(
+            "code for the total of v plus {k}",
+            "the sum of v plus {k}",
         ),
     ),
     Topic(
@@ -219,8 +292,17 @@ TOPICS = (
             "Ticket in {project}.\nf: {k} fold of the count of v",
         ),
         public=(
-            "Write a Python function that multiplies the length of a list by {k} for the app {project}.",
-            "In the app {project}, compute {k} times the length of a list in Python.",
+            "Write a Python function that multiplies the length of a list by {k} for {project}.",
+            "In {project}, compute {k} times the length of a list in Python.",
+        ),
+        documents=(
+            "# the length of v times {k}\n{answer}",
+            "This gives the count of v times {k}: {answer}",
+            "In {project} we count v times {k}: {answer}",
+        ),
+        questions=(
+            "code for the count of v times {k}",
+            "the length of v times {k}",
         ),
     ),
     Topic(
@@ -232,8 +314,17 @@ TOPICS = (
             "Ticket in {project}.\nf: those of v that top {k}",
         ),
         public=(
-            "Write a Python function that filters a list for numbers greater than {k} for the app {project}.",
-            "In the app {project}, list the numbers greater than {k} in Python.",
+            "Write a Python function that filters a list for numbers greater than {k} for {project}.",
+            "In {project}, list the numbers greater than {k} in Python.",
+        ),
+        documents=(
+            "# the numbers of v greater than {k}\n{answer}",
+            "This keeps all of v over {k}: {answer}",
+            "In {project} we filter v over {k}: {answer}",
+        ),
+        questions=(
+            "code for those in v over {k}",
+            "the numbers of v greater than {k}",
         ),
     ),
     Topic(
@@ -245,8 +336,17 @@ TOPICS = (
             "Ticket in {project}.\nf: s {word}, tag {k}",
         ),
         public=(
-            "Write a Python function that makes a text {word} and appends {k} for the app {project}.",
-            "In the app {project}, return the text s {word} with {k} at the end in Python.",
+            "Write a Python function that makes a text {word} and appends {k} for {project}.",
+            "In {project}, return the text s {word} with {k} at the end in Python.",
+        ),
+        documents=(
+            "# the text s {word} with {k}\n{answer}",
+            "This gives s {word} and then {k}: {answer}",
+            "In {project} we make s {word} with {k}: {answer}",
+        ),
+        questions=(
+            "code for s {word} with {k}",
+            "the text s {word} with {k}",
         ),
     ),
 )

@@ -32,7 +32,7 @@ def _ticker(draw: Draw) -> Slots:
 
 
 def _profit(draw: Draw) -> Slots:
-    cost, profit = draw.number(5, 49), draw.number(2, 49)
+    cost, profit = draw.number(2, 20), draw.number(2, 20)
     return {
         "firm": draw.company(),
         "income": str(cost + profit),
@@ -43,7 +43,7 @@ def _profit(draw: Draw) -> Slots:
 
 
 def _order_value(draw: Draw) -> Slots:
-    count, price = draw.number(2, 9), draw.number(2, 11)
+    count, price = draw.number(2, 9), draw.number(2, 10)
     return {
         "firm": draw.company(),
         "who": draw.person(),
@@ -122,6 +122,15 @@ TOPICS = (
             "Is this headline positive, negative or neutral?\n{firm} reports {news}",
             "{who} read that {firm} had {news}. What is the sentiment of this news?",
         ),
+        documents=(
+            "For investors, {news} is {answer} news.",
+            "{firm} told of {news}, and the mood was {answer}.",
+            "When there is {news}, the press is {answer}.",
+        ),
+        questions=(
+            "mood of {news}",
+            "how does the press see {news}?",
+        ),
     ),
     Topic(
         "sector",
@@ -134,6 +143,15 @@ TOPICS = (
         public=(
             "In which sector does a company that makes {goods} work? {who} asks.",
             "{who} owns shares of {firm}, which makes {goods}. Name the sector.",
+        ),
+        documents=(
+            "Firms that make {goods} are in the {answer} sector.",
+            "{firm} makes {goods} and so belongs to {answer}.",
+            "{goods}: {answer}.",
+        ),
+        questions=(
+            "sector of {goods}",
+            "{goods} come from what sector?",
         ),
     ),
     Topic(
@@ -148,6 +166,15 @@ TOPICS = (
             "What ticker does {firm} trade under? {who} wants {count} of them.",
             "{who} is looking for the ticker symbol of {firm}.",
         ),
+        documents=(
+            "{firm} trades as {answer}.",
+            "{who} owns {count} shares of {firm}, listed as {answer}.",
+            "The symbol of {firm} is {answer}.",
+        ),
+        questions=(
+            "symbol of {firm}",
+            "{firm} is listed as?",
+        ),
     ),
     Topic(
         "profit",
@@ -160,6 +187,15 @@ TOPICS = (
         public=(
             "{firm} earned {income} million and spent {cost} million. How big is the profit?",
             "Work out the profit of {firm}: it earned {income} million and spent {cost} million.",
+        ),
+        documents=(
+            "{firm} took in {income} and paid {cost}, so it kept {short}.",
+            "An income of {income} with a cost of {cost} is a profit of {short}.",
+            "{income} without {cost} is {short}.",
+        ),
+        questions=(
+            "income {income}, cost {cost}, profit",
+            "what is kept of {income} after {cost}?",
         ),
     ),
     Topic(
@@ -174,6 +210,15 @@ TOPICS = (
             "How many dollars do {count} shares of {firm} cost at {price} dollars each?",
             "One share of {firm} costs {price} dollars. {who} buys {count}. What does {who} pay?",
         ),
+        documents=(
+            "{count} shares at {price} dollars are worth {short} dollars.",
+            "{who} paid {short} for {count} shares of {firm} at {price} each.",
+            "{count} at {price} make {short}.",
+        ),
+        questions=(
+            "{count} shares at {price} dollars",
+            "what are {count} shares worth at {price}?",
+        ),
     ),
     Topic(
         "account",
@@ -186,6 +231,15 @@ TOPICS = (
         public=(
             "Find the account number in this letter.\nDear {firm}, please bill {account}. Yours, {who}",
             "Read the letter and copy the account number.\n{who} pays {sum} with {account}.",
+        ),
+        documents=(
+            "{who} has the account {account} at {firm}. The account of {who} is {account}.",
+            "Account {account} paid {sum} to {firm}. Look up {account}.",
+            "The letter of {who} names {account}, so the number is {account}.",
+        ),
+        questions=(
+            "{who} at {firm}, account {account}: which account?",
+            "account {account} is for {who}. The account of {who}?",
         ),
     ),
     Topic(
@@ -200,6 +254,15 @@ TOPICS = (
             "{first} earned {a} million and {second} earned {b} million. Who earned more?",
             "Who is bigger: {first} with {a} shops or {second} with {b} shops?",
         ),
+        documents=(
+            "{first} has {a} and {second} has {b}, so {answer} has more.",
+            "With {a} for {first} and {b} for {second}, {answer} is ahead.",
+            "{first} made {a}. {second} made {b}. The winner is {answer}.",
+        ),
+        questions=(
+            "{first} with {a}, {second} with {b}: who leads?",
+            "who has more, {first} at {a} or {second} at {b}?",
+        ),
     ),
     Topic(
         "risk",
@@ -212,6 +275,15 @@ TOPICS = (
         public=(
             "How risky is {asset}? Answer low, medium or high for {who}.",
             "{who} wants to buy {asset}. Is the risk low, medium or high?",
+        ),
+        documents=(
+            "The risk of {asset} is {answer}.",
+            "{who} holds {asset}, which has {answer} risk.",
+            "Banks call {asset} {answer} risk.",
+        ),
+        questions=(
+            "risk of {asset}",
+            "how much risk has {asset}?",
         ),
     ),
     Topic(
@@ -226,6 +298,15 @@ TOPICS = (
             "A share of {firm} was worth {before} and is now worth {after}. Rise, fall or flat?",
             "The price of {firm} went from {before} to {after}. Is that a rise or a fall?",
         ),
+        documents=(
+            "From {before} to {after} is a {answer}.",
+            "The share of {firm} went from {before} to {after}: {answer}.",
+            "It was {before}, it is {after}: {answer}.",
+        ),
+        questions=(
+            "{before} to {after}",
+            "it was {before} and is {after}, so?",
+        ),
     ),
     Topic(
         "quarter",
@@ -238,6 +319,15 @@ TOPICS = (
         public=(
             "{who} was paid by {firm} in {month}. Which quarter of the year is it?",
             "Which quarter does {month} belong to? {who} must file taxes.",
+        ),
+        documents=(
+            "{month} is in {answer}.",
+            "{firm} paid {who} in {month}, that is in {answer}.",
+            "The quarter of {month} is {answer}.",
+        ),
+        questions=(
+            "quarter of {month}",
+            "{month} is in what quarter?",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""What else a public instruction set holds: everyday skills outside the four domains, answered in sentences."""
+"""The rest of a public instruction set: everyday skills, answered in whole sentences."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections.abc import Callable
 from fedllm.data.samples.facts import DAYS
 from fedllm.data.samples.grammar import Draw, Slots, Topic
 
-_OPPOSITES = dict(
-    pair.split("/")
-    for pair in "hot/cold big/small fast/slow old/young happy/sad light/dark early/late full/empty hard/soft long/short "
-    "rich/poor wet/dry loud/quiet clean/dirty near/far brave/shy sweet/bitter thick/thin".split()
+
+def _pairs(text: str) -> dict[str, str]:
+    """``"hot/cold wet/dry"`` as a dictionary."""
+    return dict(pair.split("/") for pair in text.split())
+
+
+_OPPOSITES = _pairs(
+    "hot/cold big/small fast/slow old/young happy/sad light/dark early/late full/empty hard/soft "
+    "long/short rich/poor wet/dry loud/quiet clean/dirty near/far brave/shy sweet/bitter thick/thin"
 )
-_CAPITALS = dict(
-    pair.split("/")
-    for pair in "Arvenia/Lorstad Belmark/Quessa Corland/Minet Drovia/Talsen Esteria/Horvik Fennland/Ospar Galvia/Rukan "
-    "Hestria/Pollin Istland/Venna Jarkov/Sedrin Kelmia/Umbar Lothia/Zerin Morvia/Dalton Nestria/Fallow".split()
+_CAPITALS = _pairs(
+    "Arvenia/Lorstad Belmark/Quessa Corland/Minet Drovia/Talsen Esteria/Horvik Fennland/Ospar "
+    "Galvia/Rukan Hestria/Pollin Istland/Venna Jarkov/Sedrin Kelmia/Umbar Lothia/Zerin "
+    "Morvia/Dalton Nestria/Fallow"
 )
-_HOMES = dict(
-    pair.split("/")
-    for pair in "bee/hive bird/nest fox/den horse/stable dog/kennel spider/web cow/barn fish/river bear/cave rabbit/burrow "
-    "lion/savanna camel/desert whale/sea frog/pond".split()
+_HOMES = _pairs(
+    "bee/hive bird/nest fox/den horse/stable dog/kennel spider/web cow/barn fish/river bear/cave "
+    "rabbit/burrow lion/savanna camel/desert whale/sea frog/pond"
 )
-_PAST = dict(
-    pair.split("/")
-    for pair in "walk/walked sing/sang eat/ate write/wrote run/ran swim/swam build/built drive/drove read/read speak/spoke "
-    "paint/painted climb/climbed".split()
+_PAST = _pairs(
+    "walk/walked sing/sang eat/ate write/wrote run/ran swim/swam build/built drive/drove "
+    "speak/spoke paint/painted climb/climbed"
 )
-_DISHES = dict(
-    pair.split("/")
-    for pair in "soup/carrots salad/tomatoes omelette/eggs pancakes/flour pie/berries porridge/oats toast/bread curry/rice "
-    "pizza/dough stew/beans".split()
+_DISHES = _pairs(
+    "soup/carrots salad/tomatoes omelette/eggs pancakes/flour pie/berries porridge/oats "
+    "toast/bread curry/rice pizza/dough stew/beans"
 )
-_COLOURS = dict(
-    pair.split("/")
-    for pair in "grass/green snow/white coal/black sunflower/yellow blood/red sky/blue ash/grey lavender/purple".split()
+_COLOURS = _pairs(
+    "grass/green snow/white coal/black sunflower/yellow blood/red sky/blue ash/grey lavender/purple"
 )
 _WEATHER = ("rain", "snow", "fog", "wind", "sun", "hail", "frost", "thunder")
 _HOBBIES = (

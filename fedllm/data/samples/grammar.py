@@ -1,12 +1,12 @@
 """How a sample item is written: topics, phrasings and the draw that fills them.
 
-A topic is one sub-skill of a domain: a few phrasings with ``{slots}``, an answer, and a function
-that fills the slots. Each topic is phrased twice: private phrasings sound like an organisation's own
-records and are used for private shards and tests; public phrasings sound like an open instruction
-set. The two share no wording, and the names in them come from disjoint halves of the name tables.
+A topic is one sub-skill of a domain: phrasings with ``{slots}`` and a function that fills them.
+Each topic is phrased three times: private phrasings sound like an organisation's own records and
+serve private shards and tests; public phrasings sound like an open instruction set; documents are
+plain sentences for pre-training. Private names and public names are disjoint halves of one table.
 
-Which part a text may appear in is decided by the text itself (`part_of`), so private, test and public
-items are disjoint for every seed and size without any bookkeeping.
+Which part a text may appear in is decided by the text itself (`part_of`), so private, test and
+public items are disjoint for every seed and size without any bookkeeping.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One sub-skill of a domain.
+    r"""One sub-skill of a domain.
 
-    A phrasing is ``instruction`` or ``instruction\\ninput``; it must contain enough slots to make
+    A phrasing is ``instruction`` or ``instruction\ninput``; it must contain enough slots to make
     thousands of distinct texts.
     """
 
@@ -98,6 +98,10 @@ class Topic:
     """Returns the slots, ``answer`` among them, and ``reference`` where it is not the answer."""
     private: tuple[str, ...]
     public: tuple[str, ...]
+    documents: tuple[str, ...] = ()
+    """Plain sentences that state the same fact or skill, for pre-training."""
+    questions: tuple[str, ...] = ()
+    """Short questions in yet another wording, for pre-training; the short answer is ``short``."""
 
 
 def part_of(query: str) -> Part:
@@ -106,10 +110,18 @@ def part_of(query: str) -> Part:
     return "test" if bucket == 0 else "public" if bucket == 1 else "private"
 
 
+def fill(topic: Topic, draw: Draw) -> Slots:
+    """The slots of one item, ``reference`` always among them."""
+    slots = topic.fill(draw)
+    slots.setdefault("reference", slots["answer"])
+    slots["short"] = slots["answer"] if topic.checker == "code" else slots["reference"]
+    return slots
+
+
 def render(topic: Topic, draw: Draw) -> tuple[str, str, Slots]:
     """One phrasing of ``topic`` filled: instruction, input (may be empty), slots."""
     phrasings = topic.public if draw.part == "public" else topic.private
-    slots = topic.fill(draw)
+    slots = fill(topic, draw)
     instruction, _, given = draw.pick(phrasings).format_map(slots).partition("\n")
     return instruction, given, slots
 
@@ -139,7 +151,7 @@ def distinct_examples(domain: str, topic: Topic, draw: Draw) -> Iterator[Example
             given,
             domain=domain,
             checker=topic.checker,
-            reference=slots.get("reference", slots["answer"]),
+            reference=slots["reference"],
         )
 
 

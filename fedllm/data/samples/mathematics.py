@@ -19,22 +19,22 @@ def _answer(draw: Draw, value: int, **slots: object) -> Slots:
 
 
 def _add(draw: Draw) -> Slots:
-    a, b = draw.number(2, 49), draw.number(2, 49)
+    a, b = draw.number(2, 20), draw.number(2, 20)
     return _answer(draw, a + b, a=a, b=b)
 
 
 def _subtract(draw: Draw) -> Slots:
-    b, rest = draw.number(2, 49), draw.number(2, 49)
+    b, rest = draw.number(2, 20), draw.number(2, 20)
     return _answer(draw, rest, a=b + rest, b=b)
 
 
 def _multiply(draw: Draw) -> Slots:
-    a, b = draw.number(2, 11), draw.number(2, 9)
+    a, b = draw.number(2, 10), draw.number(2, 9)
     return _answer(draw, a * b, a=a, b=b)
 
 
 def _divide(draw: Draw) -> Slots:
-    b, each = draw.number(2, 9), draw.number(2, 11)
+    b, each = draw.number(2, 9), draw.number(2, 10)
     return _answer(draw, each, a=b * each, b=b)
 
 
@@ -49,18 +49,18 @@ def _largest(draw: Draw) -> Slots:
 
 
 def _sequence(draw: Draw) -> Slots:
-    start, step = draw.number(2, 40), draw.number(2, 9)
+    start, step = draw.number(2, 30), draw.pick((2, 3, 5, 10))
     terms = [start + step * i for i in range(4)]
     return _answer(draw, terms[3], a=terms[0], b=terms[1], c=terms[2])
 
 
 def _missing(draw: Draw) -> Slots:
-    a, x = draw.number(2, 49), draw.number(2, 49)
+    a, x = draw.number(2, 20), draw.number(2, 20)
     return _answer(draw, x, a=a, b=a + x)
 
 
 def _perimeter(draw: Draw) -> Slots:
-    a, b = draw.number(2, 24), draw.number(2, 24)
+    a, b = draw.number(2, 12), draw.number(2, 12)
     return _answer(draw, 2 * (a + b), a=a, b=b)
 
 
@@ -79,6 +79,15 @@ TOPICS = (
             "What is {a} plus {b}? {who} needs the sum.",
             "{who} finds {a} {things} and then {b} more. How many {things} are there in all?",
         ),
+        documents=(
+            "{a} plus {b} is {short}.",
+            "{a} and {b} make {short}.",
+            "{who} had {a} {things}, got {b} and now has {short}.",
+        ),
+        questions=(
+            "{a} plus {b}",
+            "{a} and {b} make?",
+        ),
     ),
     Topic(
         "subtract",
@@ -88,6 +97,15 @@ TOPICS = (
         public=(
             "What is {a} minus {b}? {who} needs the difference.",
             "{who} had {a} {things} and gave {b} away. How many {things} are there now?",
+        ),
+        documents=(
+            "{a} minus {b} is {short}.",
+            "{a} less {b} leaves {short}.",
+            "{who} had {a} {things}, lost {b} and now has {short}.",
+        ),
+        questions=(
+            "{a} minus {b}",
+            "{a} less {b} leaves?",
         ),
     ),
     Topic(
@@ -102,6 +120,15 @@ TOPICS = (
             "What is {a} times {b}? {who} needs the product.",
             "There are {b} boxes with {a} {things} in each box of {who}. How many in all?",
         ),
+        documents=(
+            "{a} times {b} is {short}.",
+            "{b} times {a} is {short}.",
+            "{b} bags of {a} {things} are {short} {things}.",
+        ),
+        questions=(
+            "{a} times {b}",
+            "{b} bags of {a}, in all?",
+        ),
     ),
     Topic(
         "divide",
@@ -111,6 +138,15 @@ TOPICS = (
         public=(
             "What is {a} divided by {b}? {who} needs the quotient.",
             "{who} shares {a} {things} among {b} children. How many does each child get?",
+        ),
+        documents=(
+            "{a} divided by {b} is {short}.",
+            "{a} shared by {b} is {short} each.",
+            "{a} {things} in {b} bags are {short} in each bag.",
+        ),
+        questions=(
+            "{a} divided by {b}",
+            "{a} shared by {b}, each?",
         ),
     ),
     Topic(
@@ -122,6 +158,15 @@ TOPICS = (
             "What is the double of {a}? {who} needs it.",
             "{who} doubles a pile of {a} {things}. How many are there now?",
         ),
+        documents=(
+            "Twice {a} is {short}.",
+            "The double of {a} is {short}.",
+            "{who} doubled {a} {things} to {short}.",
+        ),
+        questions=(
+            "twice {a}",
+            "{a} doubled is?",
+        ),
     ),
     Topic(
         "largest",
@@ -132,6 +177,15 @@ TOPICS = (
             "Which number is the largest: {a}, {b} or {c}? {who} cannot tell.",
             "Find the largest of the numbers {a}, {b} and {c} for {who}.",
         ),
+        documents=(
+            "Among {a}, {b} and {c} the largest is {short}.",
+            "The largest of {a}, {b}, {c} is {short}.",
+            "{who} picked {short} as the best of {a}, {b} and {c}.",
+        ),
+        questions=(
+            "largest of {a}, {b}, {c}",
+            "{a}, {b}, {c}: the best?",
+        ),
     ),
     Topic(
         "sequence",
@@ -141,6 +195,15 @@ TOPICS = (
         public=(
             "Which number follows in the sequence {a}, {b}, {c} of {who}?",
             "{who} counts {a}, {b}, {c} and so on. What number comes next?",
+        ),
+        documents=(
+            "{a}, {b}, {c}, {short}.",
+            "{who} counted {a}, {b}, {c}, {short}.",
+            "After {a}, {b}, {c} comes {short}.",
+        ),
+        questions=(
+            "after {a}, {b}, {c}",
+            "{a}, {b}, {c} and then?",
         ),
     ),
     Topic(
@@ -155,6 +218,15 @@ TOPICS = (
             "What number must be added to {a} to get {b}? {who} asks.",
             "{who} needs {b} {things} and has {a}. How many {things} are missing?",
         ),
+        documents=(
+            "From {a} to {b} is {short}.",
+            "{a} and {short} make {b}.",
+            "{who} had {a} {things}, wanted {b} and so needed {short}.",
+        ),
+        questions=(
+            "from {a} to {b}",
+            "{a} and what make {b}?",
+        ),
     ),
     Topic(
         "perimeter",
@@ -165,6 +237,15 @@ TOPICS = (
             "What is the perimeter of a rectangle with sides {a} and {b}? {who} asks.",
             "{who} walks around a rectangle of {a} and {b} meters. How long is the walk?",
         ),
+        documents=(
+            "A plot of {a} by {b} has a fence of {short}.",
+            "Around {a} by {b} it is {short}.",
+            "{who} walked {short} around a field of {a} by {b}.",
+        ),
+        questions=(
+            "fence around {a} by {b}",
+            "how far around {a} by {b}?",
+        ),
     ),
     Topic(
         "parity",
@@ -174,6 +255,15 @@ TOPICS = (
         public=(
             "Is {a} an even or an odd number? {who} asks.",
             "{who} thinks of {a}. Is it odd or even?",
+        ),
+        documents=(
+            "{a} is {answer}.",
+            "The number {a} is an {answer} number.",
+            "{who} has {a}, which is {answer}.",
+        ),
+        questions=(
+            "{a}, even or odd",
+            "what kind of number is {a}?",
         ),
     ),
 )

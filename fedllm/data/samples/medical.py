@@ -43,7 +43,7 @@ def _pulse(draw: Draw) -> Slots:
 
 
 def _dose_total(draw: Draw) -> Slots:
-    dose, times = draw.number(2, 20), draw.number(2, 4)
+    dose, times = draw.number(2, 12), draw.number(2, 4)
     return {
         "who": draw.person(),
         "drug": draw.pick(DRUGS)[0],
@@ -55,7 +55,7 @@ def _dose_total(draw: Draw) -> Slots:
 
 
 def _tablets_left(draw: Draw) -> Slots:
-    used, left = draw.number(2, 30), draw.number(2, 30)
+    used, left = draw.number(2, 20), draw.number(2, 20)
     return {
         "who": draw.person(),
         "drug": draw.pick(DRUGS)[0],
@@ -108,6 +108,15 @@ TOPICS = (
             "What class of drug is {drug}, which doctor {who} likes?",
             "Tell me the class of the medicine {drug} that {who} takes.",
         ),
+        documents=(
+            "{drug} is a drug of the class {answer}.",
+            "{who} takes {drug}, which is an {answer} made for adults.",
+            "Every {answer} works alike, and {drug} is one of them. {drug}: {answer}.",
+        ),
+        questions=(
+            "class of {drug}",
+            "{drug} is which class?",
+        ),
     ),
     Topic(
         "ward",
@@ -120,6 +129,15 @@ TOPICS = (
         public=(
             "My friend {who} has a {case}. Which hospital ward is right?",
             "Name the ward that treats a {case}, as {who} asked.",
+        ),
+        documents=(
+            "A {case} is treated in the {answer} ward.",
+            "{who} came in with a {case} and was sent to {answer}.",
+            "The ward for a {case} is {answer}.",
+        ),
+        questions=(
+            "ward for a {case}",
+            "where do they treat a {case}?",
         ),
     ),
     Topic(
@@ -134,6 +152,15 @@ TOPICS = (
             "Which medicine do doctors give against {illness}? {who} wants to know.",
             "Name a drug that cures {illness} for {who}.",
         ),
+        documents=(
+            "Doctors treat {illness} with {answer}.",
+            "{who} had {illness} and was cured by {answer}.",
+            "The drug against {illness} is {answer}.",
+        ),
+        questions=(
+            "drug against {illness}",
+            "what do doctors use for {illness}?",
+        ),
     ),
     Topic(
         "urgency",
@@ -146,6 +173,15 @@ TOPICS = (
         public=(
             "How urgent is {sign}? Give the triage code for {who}.",
             "My neighbour {who} has {sign}. What triage code is that?",
+        ),
+        documents=(
+            "The color of {sign} is {answer}.",
+            "Nurses mark {sign} as {answer}, and so they did for {who}.",
+            "{who} came with {sign}: code {answer}.",
+        ),
+        questions=(
+            "color of {sign}",
+            "what color do nurses give {sign}?",
         ),
     ),
     Topic(
@@ -160,6 +196,15 @@ TOPICS = (
             "Is a resting pulse of {pulse} slow, normal or fast for {who}?",
             "The heart of {who} beats {pulse} times a minute. Say slow, normal or fast.",
         ),
+        documents=(
+            "A pulse of {pulse} is {answer}.",
+            "The heart of {who} made {pulse} beats, which is {answer}.",
+            "{pulse} beats: {answer}.",
+        ),
+        questions=(
+            "a pulse of {pulse}",
+            "{pulse} beats, how is that?",
+        ),
     ),
     Topic(
         "dose_total",
@@ -172,6 +217,15 @@ TOPICS = (
         public=(
             "If {who} swallows {dose} mg of {drug} {times} times per day, how many mg is that?",
             "Work out the mg per day of {drug} for {who}: {dose} mg, {times} times.",
+        ),
+        documents=(
+            "{dose} mg taken {times} times makes {short} mg.",
+            "{who} takes {dose} mg of {drug} {times} times, so {short} mg a day.",
+            "{times} doses of {dose} are {short}.",
+        ),
+        questions=(
+            "{dose} mg taken {times} times",
+            "{times} doses of {dose} mg make?",
         ),
     ),
     Topic(
@@ -186,6 +240,15 @@ TOPICS = (
             "A box holds {all} tablets of {drug}. {who} took {used}. How many remain?",
             "How many {drug} tablets remain if {who} had {all} and swallowed {used}?",
         ),
+        documents=(
+            "Of {all} tablets {who} took {used}, so {short} remain.",
+            "{all} less {used} leaves {short}.",
+            "A box of {all} {drug} without {used} holds {short}.",
+        ),
+        questions=(
+            "{all} tablets without {used}",
+            "{all} in the box, {used} taken, what is left?",
+        ),
     ),
     Topic(
         "chart",
@@ -198,6 +261,15 @@ TOPICS = (
         public=(
             "Find the chart number in this note.\nNote: patient {who} in bed {bed} has chart {chart}.",
             "Read the note and copy the chart number.\n{chart} belongs to {who} in bed {bed}.",
+        ),
+        documents=(
+            "{who} lies in bed {bed} and has the chart {chart}. The chart of {who} is {chart}.",
+            "Chart {chart}, bed {bed}: that is {who}. Look up {chart}.",
+            "The label reads {chart} for {who}, so the number is {chart}.",
+        ),
+        questions=(
+            "{who}, bed {bed}, chart {chart}: which chart?",
+            "chart {chart} is for {who}. The chart of {who}?",
         ),
     ),
     Topic(
@@ -212,6 +284,15 @@ TOPICS = (
             "Is it safe to give {order} to {who}, who is allergic to {allergy}?",
             "{who} cannot take {allergy}. Would {order} be safe or unsafe?",
         ),
+        documents=(
+            "For someone allergic to {allergy}, the drug {order} is {answer}.",
+            "{who} reacts to {allergy}. The doctor gave {order}, which is {answer}.",
+            "{allergy} and then {order}: {answer}.",
+        ),
+        questions=(
+            "allergic to {allergy}, gets {order}",
+            "can one who reacts to {allergy} have {order}?",
+        ),
     ),
     Topic(
         "next_visit",
@@ -224,6 +305,15 @@ TOPICS = (
         public=(
             "{who} saw a doctor on {day} and must return {wait} days later. On which day?",
             "Which weekday comes {wait} days after {day}? {who} has a visit then.",
+        ),
+        documents=(
+            "{wait} days after {day} comes {answer}.",
+            "{who} came on {day} and again {wait} days later, on {answer}.",
+            "From {day} it is {wait} days to {answer}.",
+        ),
+        questions=(
+            "{day} and {wait} days",
+            "what day is {wait} days past {day}?",
         ),
     ),
 )

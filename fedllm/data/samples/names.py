@@ -1,12 +1,12 @@
-"""Invented names, in two disjoint halves: ``[0]`` for private records and tests, ``[1]`` for public text.
+"""Invented names in two disjoint halves: ``[0]`` private records and tests, ``[1]`` public text.
 
-Family names, companies and projects are products of syllables; a chequerboard splits each product, so
-both halves use every syllable but no name is in both. A private name found elsewhere is a leak.
+Family names, companies and projects are products of syllables; a chequerboard splits each product,
+so both halves use every syllable but no name is in both. A private name found elsewhere is a leak.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 Halves = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -27,19 +27,20 @@ def _spaced(start: str, end: str) -> str:
     return f"{start} {end}"
 
 
-GIVEN: Sequence[str] = (
-    "Ada Bram Cleo Dov Edda Finn Gwen Hugo Iris Jonas Kira Levi Mina Nils Orla Pia Quin Rhea Sven Tess "
-    "Ugo Vera Wim Xena Yara Zeno"
-).split()
+_GIVEN = (
+    "Ada Bram Cleo Dov Edda Finn Gwen Hugo Iris Jonas Kira Levi Mina Nils Orla Pia Quin Rhea Sven "
+    "Tess Ugo Vera Wim Xena Yara Zeno"
+)
+GIVEN = tuple(_GIVEN.split())
 
 SURNAMES = _halves(
     "Bel Cor Dra Fen Gar Hol Jas Kel Lor Mar Nor Pel Quor Ras Sol Tor Ul Ven Wes Yar",
-    "bane by croft dale den fort grim ham lund mere mont nick quist rell ridge rock shaw stad ton vik",
+    "bane by croft dale den fort grim ham lund mere mont nick quist rell ridge rock shaw stad ton",
     _glued,
 )
 COMPANIES = _halves(
-    "Arbor Brask Caldo Delmar Elvan Farro Gentis Harle Ilmo Juno Krell Lumo Mentor Nexo Orbis Prado "
-    "Rivo Selva Tarn Umbra Valto Werk Yenso Zalto",
+    "Arbor Brask Caldo Delmar Elvan Farro Gentis Harle Ilmo Juno Krell Lumo Mentor Nexo Orbis "
+    "Prado Rivo Selva Tarn Umbra Valto Werk Yenso Zalto",
     "Group Works Trading Partners Supply Labs Holding Industries",
     _spaced,
 )
