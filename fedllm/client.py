@@ -29,7 +29,11 @@ def train(
         bool, typer.Option("--again", help="Train again although the update is there.")
     ] = False,
 ) -> None:
-    """Train one client for one round and drop its update into the run directory."""
+    """Train one client for one round.
+
+    Reads what was sent and the client's own shard from the run directory, and drops the client's
+    update there.
+    """
     from fedllm.engines.files import cohort_of
     from fedllm.runs import open_run
 

@@ -37,9 +37,10 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(overrides: Overrides = None, fresh: Fresh = False, json: Json = False) -> None:
-    """Watch four organisations train one model together (no GPU, no network; about two minutes).
+    """Four organisations train one model together.
 
-    The same as `fedllm run demo`. The report is `runs/demo/report/index.html`.
+    The same as `fedllm run demo`: no GPU, no network, about two minutes on two cores. The report is
+    `runs/demo/report/index.html`.
     """
     run("demo", overrides, fresh, json)
 
@@ -47,9 +48,9 @@ def demo(overrides: Overrides = None, fresh: Fresh = False, json: Json = False) 
 def run(
     recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False, json: Json = False
 ) -> None:
-    """Run a recipe: every round of the federation, its comparisons, and the report.
+    """Run a recipe to its report, or resume it.
 
-    The run directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was
+    That is every round of the federation, its comparisons (`eval.arms`) and the report. The run directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was
     killed goes on when the same command is given again.
     """
     started = time.monotonic()
@@ -64,7 +65,7 @@ def run(
 
 
 def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -> None:
-    """Make a run directory and stop before the first round.
+    """Make a run directory, stop before round 1.
 
     Reads and checks all data, makes the shards, hands out public items, writes the initial adapter
     and opens round 1. Then each client trains where it lives
@@ -83,7 +84,7 @@ def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -
 def report(
     directory: Annotated[Path, typer.Argument(help="A run directory.")], json: Json = False
 ) -> None:
-    """Draw a run's report again from its recorded numbers."""
+    """Draw a run's report again."""
     from fedllm.eval.report import write_report
     from fedllm.runs import open_run, read_json
 
@@ -101,7 +102,7 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 def list_plugins() -> None:
-    """Name the recipes, rules, weight policies, retrieval methods and templates there are."""
+    """Name recipes, rules, methods, templates."""
     from typing import get_args
 
     from fedllm import config
