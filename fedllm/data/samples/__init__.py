@@ -1,11 +1,11 @@
 """The project's own data: four private domains and a public pool, generated from small grammars.
 
-Everything is invented, in English, short (an instruction with its input stays below about 40 tokens
-of the sample model's tokenizer, a response below about 24) and deterministic in its seed. Each domain
-has about ten topics. Private and test items of a domain are phrased alike; the public pool phrases
-the same topics differently and mixes them into a majority of unrelated everyday items. No text is in
-two of {private, test, public}, whatever the seeds (`grammar.part_of`). Private items carry invented
-names of people, firms and projects that are not in the public pool, so a leak can be found.
+Everything is invented, in English, short (an instruction with its input stays below about 40
+tokens of the sample model's tokenizer, a response below about 24) and deterministic in its seed.
+Each domain has about ten topics. Private and test items of a domain are phrased alike; the public
+pool phrases the same topics differently and mixes them into a majority of unrelated everyday items.
+No text is in two of {private, test, public}, whatever the seeds (`grammar.part_of`). Private items
+carry invented names of people, firms and projects that no public text has, so a leak can be found.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def domain_examples(
 
 
 def public_pool(n: int, seed: int) -> list[Example]:
-    """Distinct public items, shuffled: `IN_DOMAIN_SHARE` from the domains, the rest everyday skills.
+    """Distinct public items, shuffled: `IN_DOMAIN_SHARE` from the domains, the rest everyday ones.
 
     Raises:
         DataError: More items wanted than exist.

@@ -28,7 +28,7 @@ def _function(
     inputs: Sequence[Any],
     **slots: object,
 ) -> Slots:
-    """A solved task; ``inputs`` are argument tuples, or the arguments themselves if there is one."""
+    """A solved task; ``inputs`` are argument tuples, or single arguments."""
     calls = [list(item) if isinstance(item, tuple) else [item] for item in inputs]
     cases = [[call, solve(*call)] for call in calls]
     return {
@@ -226,7 +226,7 @@ TOPICS = (
             "Ticket in {project}.\nf: x if it tops {k}, else {c}",
         ),
         public=(
-            "Write a Python function that returns x if greater than {k}, otherwise {c}, for {project}.",
+            "Write a Python function that returns x if above {k}, otherwise {c}, for {project}.",
             "In {project}, return the number x if greater than {k}, otherwise {c}, in Python.",
         ),
         documents=(
@@ -314,7 +314,7 @@ TOPICS = (
             "Ticket in {project}.\nf: those of v that top {k}",
         ),
         public=(
-            "Write a Python function that filters a list for numbers greater than {k} for {project}.",
+            "Write a Python function that filters a list for numbers above {k} for {project}.",
             "In {project}, list the numbers greater than {k} in Python.",
         ),
         documents=(

@@ -229,7 +229,7 @@ TOPICS = (
             "Extract the account.\nWire {sum} for {who} at {firm} from {account}",
         ),
         public=(
-            "Find the account number in this letter.\nDear {firm}, please bill {account}. Yours, {who}",
+            "Find the account number in this letter.\nDear {firm}, please bill {account}. {who}",
             "Read the letter and copy the account number.\n{who} pays {sum} with {account}.",
         ),
         documents=(

@@ -259,7 +259,7 @@ TOPICS = (
             "Extract the chart number.\nBed {bed}: {who} ({chart}) takes {drug}",
         ),
         public=(
-            "Find the chart number in this note.\nNote: patient {who} in bed {bed} has chart {chart}.",
+            "Find the chart number in this note.\nPatient {who} in bed {bed} has chart {chart}.",
             "Read the note and copy the chart number.\n{chart} belongs to {who} in bed {bed}.",
         ),
         documents=(
