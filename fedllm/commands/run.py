@@ -50,8 +50,9 @@ def run(
 ) -> None:
     """Run a recipe to its report, or resume it.
 
-    That is every round of the federation, its comparisons (`eval.arms`) and the report. The run directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was
-    killed goes on when the same command is given again.
+    That is every round of the federation, its comparisons (`eval.arms`) and the report. The run
+    directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was killed
+    goes on when the same command is given again.
     """
     started = time.monotonic()
     config = _load(recipe, overrides, fresh)
