@@ -90,7 +90,9 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
         model.to(device)
     model.requires_grad_(False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # named otherwise from transformers 6 on
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     model.config.use_cache = True
     return BaseModel(model.eval(), tokenizer, config.name, identity, _context(model, tokenizer))
 
@@ -123,7 +125,7 @@ def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftMod
             raise ConfigError(_no_target(base, lora)) from None
     model.peft_config[ADAPTER].base_model_name_or_path = base.name
     _draw(model, seed)
-    return model
+    return model.eval()
 
 
 def initial_adapter(model: peft.PeftModel, dtype: torch.dtype = torch.float32) -> AdapterState:
