@@ -29,6 +29,8 @@ CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 
 Form = Literal["linear", "embedding", "conv"]
+Outline = tuple[int, int, Form, tuple[int, ...]]
+"""``d_in``, ``d_out``, form and kernel of a module: what must agree between adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class AdapterState:
     def rank(self, module: str) -> int:
         """The rank of one module."""
         return self.lora[module].rank
+
+    def outline(self, module: str) -> Outline:
+        """``d_in``, ``d_out``, form and kernel of one module."""
+        factors = self.lora[module]
+        return factors.A.shape[1], factors.B.shape[0], factors.form, factors.kernel
 
     def module_nbytes(self, module: str) -> int:
         """Bytes of one module's factors."""
@@ -156,6 +163,12 @@ class AdapterFile:
     def rank(self, module: str) -> int:
         """The rank of one module, from the header."""
         return self._entries[self._places[module][0]].shape[0]
+
+    def outline(self, module: str) -> Outline:
+        """``d_in``, ``d_out``, form and kernel of one module, from the header."""
+        a, b, form = self._places[module]
+        _, *inner = self._entries[a].shape
+        return math.prod(inner), self._entries[b].shape[0], form, tuple(inner[1:])
 
     def module_nbytes(self, module: str) -> int:
         """Bytes of one module's factors."""

@@ -24,10 +24,9 @@ from fedllm.adapters.state import (
     Adapter,
     AdapterState,
     LoRAFactors,
-    open_adapter,
 )
 from fedllm.aggregation.auxiliary import average_aux
-from fedllm.aggregation.fit import check_inputs, find_rule, normalised
+from fedllm.aggregation.fit import check_inputs, find_rule, normalised, opened
 from fedllm.aggregation.report import AggregationReport, Measured, add_up, measure, summarise
 from fedllm.aggregation.rules import Combined, Rule
 from fedllm.aggregation.stack import Stack, read_stack
@@ -112,8 +111,8 @@ def combine_adapters(
     chosen = find_rule(rule)
     chosen.check_settings(rule, settings)
     shares = normalised(weights, sources)
-    adapters = {name: _opened(sources[name]) for name in sorted(sources)}
-    start = None if sent is None else _opened(sent)
+    adapters = {name: opened(name, sources[name]) for name in sorted(sources)}
+    start = None if sent is None else opened("the sent adapter", sent)
     check_inputs(chosen, rule, adapters, start, check_base=check_base)
     with one_blas_thread():
         notes: list[str] = []
@@ -234,10 +233,6 @@ def _selected(
         pairwise_products(adapters), before, **chosen.given(chosen.select, settings)
     )
     return {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
-
-
-def _opened(source: Source) -> Adapter:
-    return open_adapter(source) if isinstance(source, str | os.PathLike) else source
 
 
 @contextmanager

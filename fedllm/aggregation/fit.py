@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from fedllm.adapters.state import Adapter
+from fedllm.adapters.state import Adapter, check_finite, open_adapter
 from fedllm.aggregation.registry import RULES
 from fedllm.aggregation.rules import Rule
 from fedllm.errors import AdapterError, ConfigError
@@ -46,37 +48,98 @@ def check_fit(adapters: Mapping[str, Adapter], *, check_base: bool = True) -> No
     Raises:
         AdapterError: Names the client that differs from the majority.
     """
+    for client, reason in misfits(adapters, check_base=check_base):
+        raise AdapterError(f"{client}: {reason}")
+
+
+def misfits(
+    adapters: Mapping[str, Adapter], *, check_base: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Client and reason for every adapter that differs from the majority (ties: first by name)."""
     if check_base:
         bases = {n: str(a.config.get("base_model_name_or_path")) for n, a in adapters.items()}
-        name = _odd_one(bases)
-        if name is not None:
-            raise AdapterError(
-                f"{name}: was trained on base model {bases[name]!r}, the others on "
-                f"{_majority(bases)!r}; leave it out, or pass check_base=False for two names "
-                "of one model"
+        for name, usual in _odd_ones(bases):
+            yield (
+                name,
+                f"was trained on base model {bases[name]!r}, the others on {usual!r}; leave it "
+                "out, or pass check_base=False (--any-base) for two names of one model",
             )
+    turned = {n: bool(a.config.get("fan_in_fan_out")) for n, a in adapters.items()}
+    for name, usual in _odd_ones(turned):
+        yield name, f"has fan_in_fan_out={turned[name]}, the others {usual}; correct its config"
     for what, sets in (
         ("module", {n: a.modules for n, a in adapters.items()}),
         ("tensor", {n: a.aux_names for n, a in adapters.items()}),
     ):
-        name = _odd_one(sets)
-        if name is not None:
-            differing = sorted(set(sets[name]) ^ set(_majority(sets)))[0]
+        for name, usual in _odd_ones(sets):
+            differing = min(set(sets[name]) ^ set(usual))
             verb = "has" if differing in sets[name] else "lacks"
-            raise AdapterError(
-                f"{name}: {verb} {what} {differing}, unlike the others; leave it out or train it "
-                "with the same target_modules, modules_to_save and bias"
+            yield (
+                name,
+                f"{verb} {what} {differing}, unlike the others; leave it out or train it with "
+                "the same target_modules, modules_to_save and bias",
+            )
+    yield from _odd_shapes(adapters)
+
+
+def _odd_shapes(adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:
+    common = set[str].intersection(*(set(a.modules) for a in adapters.values()))
+    for module in sorted(common):
+        outlines = {n: a.outline(module) for n, a in adapters.items()}
+        for name, usual in _odd_ones(outlines):
+            mine = outlines[name]
+            yield (
+                name,
+                f"module {module} maps {mine[0]} to {mine[1]} as {mine[2]}, in the others "
+                f"{usual[0]} to {usual[1]} as {usual[2]}; it was trained on another base model, "
+                "leave it out",
             )
 
 
-def _majority(values: Mapping[str, Any]) -> Any:
+def _odd_ones(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Names whose value is not the commonest, each with that value."""
+    first = next(iter(values.values()))
+    if all(value == first for value in values.values()):
+        return []
     counts = Counter(values.values())
-    return max(values.values(), key=lambda value: counts[value])  # ties: first by name
+    usual = max(values.values(), key=lambda value: counts[value])
+    return [(name, usual) for name, value in values.items() if value != usual]
 
 
-def _odd_one(values: Mapping[str, Any]) -> str | None:
-    usual = _majority(values)
-    return next((name for name, value in values.items() if value != usual), None)
+def screened(
+    sources: Mapping[str, Adapter | Path], rule: str, *, check_base: bool = True
+) -> tuple[dict[str, Adapter], dict[str, str]]:
+    """Sorts out what cannot be combined; reads every tensor once.
+
+    Returns:
+        Usable adapters by client, and the reason for every client left out.
+    """
+    usable: dict[str, Adapter] = {}
+    refused: dict[str, str] = {}
+    for name in sorted(sources):
+        try:
+            adapter = opened(name, sources[name])
+            check_finite(adapter, name)
+            usable[name] = adapter
+        except AdapterError as error:
+            refused[name] = str(error).removeprefix(f"{name}: ")
+    for name, reason in misfits(usable, check_base=check_base) if usable else ():
+        refused.setdefault(name, reason)
+    usable = {name: adapter for name, adapter in usable.items() if name not in refused}
+    if usable and not find_rule(rule).mixed_ranks:
+        for name, reason in _odd_ranks(rule, usable):
+            refused.setdefault(name, reason)
+    return {name: a for name, a in usable.items() if name not in refused}, refused
+
+
+def opened(client: str, source: Adapter | Path) -> Adapter:
+    """The adapter, opened when it is a directory; errors name the client."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    try:
+        return open_adapter(source)
+    except AdapterError as error:
+        raise AdapterError(f"{client}: {error}") from None
 
 
 def check_inputs(
@@ -95,17 +158,17 @@ def check_inputs(
     everybody = dict(adapters) if sent is None else {**adapters, "the sent adapter": sent}
     check_fit(everybody, check_base=check_base)
     if not chosen.mixed_ranks:
-        _refuse_mixed_ranks(name, everybody)
+        for client, reason in _odd_ranks(name, everybody):
+            raise AdapterError(f"{client}: {reason}")
 
 
-def _refuse_mixed_ranks(rule: str, adapters: Mapping[str, Adapter]) -> None:
-    first, *others = adapters
-    for module in adapters[first].modules:
-        rank = adapters[first].rank(module)
-        for name in others:
-            if adapters[name].rank(module) != rank:
-                able = ", ".join(key for key, known in sorted(RULES.items()) if known.mixed_ranks)
-                raise AdapterError(
-                    f"{name}: module {module} has rank {adapters[name].rank(module)}, client "
-                    f"{first} has {rank}; rule {rule} needs equal ranks, use one of {able}"
-                )
+def _odd_ranks(rule: str, adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:
+    able = ", ".join(key for key, known in sorted(RULES.items()) if known.mixed_ranks)
+    for module in next(iter(adapters.values())).modules:
+        ranks = {name: adapter.rank(module) for name, adapter in adapters.items()}
+        for name, usual in _odd_ones(ranks):
+            yield (
+                name,
+                f"module {module} has rank {ranks[name]}, the others {usual}; rule {rule} needs "
+                f"equal ranks, use one of {able}",
+            )
