@@ -1,0 +1,128 @@
+"""Keeps benchmark questions out of training data: the gate between retrieval and training.
+
+Two texts overlap when they share a run of 13 normalised words (the length GPT-3 and Llama 2 used)
+or, for shorter texts, when one contains the other whole; two embeddings when their cosine reaches a
+ceiling. Hits are reported by id, never by text.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedllm.errors import RetrievalError
+from fedllm.retrieval.vectors import Array, check_rows
+
+GatePolicy = Literal["block", "drop", "warn"]
+WORDS = 13
+FEWEST_WORDS = 6
+"""Texts with fewer words ("What is this?") are too common to be evidence."""
+CHUNK = 4096
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A training item that resembles a test item."""
+
+    item: str
+    test: str
+    kind: Literal["words", "embedding"]
+    value: float
+    """Share of the test item's word runs found in the item, or the cosine."""
+
+
+def words(text: str) -> list[str]:
+    """Letters and digits only, accents and case removed."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.findall(r"[a-z0-9]+", plain)
+
+
+def overlap_hits(
+    items: Mapping[str, str], tests: Mapping[str, str], *, length: int = WORDS
+) -> list[Hit]:
+    """Items that share a run of ``length`` words with a test text, by id.
+
+    Args:
+        items: Id -> text of what would be trained on.
+        tests: Id -> text of the benchmark.
+        length: Words in a run; a test text with fewer (at least 6) must occur whole.
+    """
+    runs: dict[int, dict[tuple[str, ...], list[str]]] = {}
+    counts: dict[str, int] = {}
+    for name, text in tests.items():
+        tokens = words(text)
+        size = min(length, len(tokens))
+        if size < min(FEWEST_WORDS, length):
+            continue
+        pieces = _runs(tokens, size)
+        counts[name] = len(pieces)
+        for piece in pieces:
+            runs.setdefault(size, {}).setdefault(piece, []).append(name)
+    hits = []
+    for item, text in items.items():
+        tokens = words(text)
+        shared: dict[str, int] = {}
+        for size, known in runs.items():
+            for piece in _runs(tokens, size):
+                for test in known.get(piece, ()):
+                    shared[test] = shared.get(test, 0) + 1
+        hits += [Hit(item, test, "words", n / counts[test]) for test, n in sorted(shared.items())]
+    return hits
+
+
+def _runs(tokens: list[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+
+
+def embedding_hits(
+    items: Sequence[str],
+    item_rows: Array,
+    tests: Sequence[str],
+    test_rows: Array,
+    *,
+    ceiling: float,
+) -> list[Hit]:
+    """Items whose nearest test item has a cosine of at least ``ceiling``.
+
+    Args:
+        items: Ids of ``item_rows (N, D)``.
+        item_rows: Unit rows.
+        tests: Ids of ``test_rows (M, D)``.
+        test_rows: Unit rows.
+        ceiling: Smallest cosine that counts.
+    """
+    rows = check_rows(item_rows, "items")
+    against = check_rows(test_rows, "benchmark", dimension=rows.shape[1])
+    hits = []
+    for start in range(0, len(rows), CHUNK):
+        scores = rows[start : start + CHUNK] @ against.T
+        nearest = scores.argmax(axis=1)
+        values = scores[np.arange(len(scores)), nearest]
+        for row in np.flatnonzero(values >= ceiling).tolist():
+            name, test = items[start + row], tests[int(nearest[row])]
+            hits.append(Hit(name, test, "embedding", float(values[row])))
+    return hits
+
+
+def apply_gate(hits: Sequence[Hit], policy: GatePolicy, *, what: str = "items") -> set[str]:
+    """The ids to leave out under ``policy``.
+
+    Raises:
+        RetrievalError: There are hits and the policy is ``block``.
+    """
+    if not hits:
+        return set()
+    found = sorted({hit.item for hit in hits})
+    first = "; ".join(f"{h.item} like {h.test} ({h.kind} {h.value:.2f})" for h in hits[:3])
+    message = f"{len(found)} {what} resemble benchmark items: {first}"
+    if policy == "block":
+        raise RetrievalError(f"{message}; remove them, or set the gate to drop or warn")
+    logger.warning("%s; %s", message, "left out" if policy == "drop" else "kept")
+    return set(found) if policy == "drop" else set()
