@@ -27,7 +27,14 @@ from fedllm.adapters.state import (
 )
 from fedllm.aggregation.auxiliary import average_aux
 from fedllm.aggregation.fit import check_inputs, find_rule, normalised, opened
-from fedllm.aggregation.report import AggregationReport, Measured, add_up, measure, summarise
+from fedllm.aggregation.report import (
+    AggregationReport,
+    Measured,
+    add_up,
+    measure,
+    norm_outliers,
+    summarise,
+)
 from fedllm.aggregation.rules import Combined, Rule
 from fedllm.aggregation.stack import Stack, read_stack
 
@@ -187,14 +194,16 @@ def _assembled(
     reference, clients = next(iter(adapters.values())), tuple(adapters)
     rest = {p.module: p.remainder for p in pieces if p.remainder is not None}
     measures = [p.measured for p in pieces if p.measured is not None]
+    total = summarise(add_up(measures), clients) if measures else None
     report = AggregationReport(
         rule=rule,
         settings=dict(settings),
         weights=dict(shares),
-        total=summarise(add_up(measures), clients) if measures else None,
+        total=total,
         modules=[summarise(m, clients) for m in measures],
         averaged=sorted(aux),
         notes=notes,
+        outliers=norm_outliers(total) if total else [],
     )
     state = _adapter({p.module: p.factors for p in pieces}, aux, reference)
     return Outcome(state, report, _adapter(rest, {}, reference) if rest else None)

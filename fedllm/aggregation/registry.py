@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from torch import Tensor
+
 from fedllm.aggregation import robust
 from fedllm.aggregation.fedex import fedex
 from fedllm.aggregation.fedit import fedit
@@ -17,26 +21,32 @@ from fedllm.aggregation.hetlora import hetlora, raflora
 from fedllm.aggregation.lora_fair import lora_fair
 from fedllm.aggregation.rules import Rule
 
+
+def _trusting(select: Callable[..., Tensor]) -> Rule:
+    """A robust choice of coefficients, then the truncated SVD of the weighted sum."""
+    return Rule(flexlora, mixed_ranks=True, linear=False, nested=True, select=select)
+
+
 RULES: dict[str, Rule] = {
     "fed-sb": Rule(fed_sb, mixed_ranks=False, linear=True, needs_sent=True),
     "fedex": Rule(fedex, mixed_ranks=False, linear=False),
     "fedit": Rule(fedit, mixed_ranks=False, linear=True),
-    "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False),
+    "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False, nested=True),
     "fedrot": Rule(fedrot, mixed_ranks=False, linear=False),
     "fedsa": Rule(fedsa, mixed_ranks=False, linear=True),
-    "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True),
+    "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True, nested=True),
     "ffa": Rule(ffa, mixed_ranks=False, linear=True),
-    "flexlora": Rule(flexlora, mixed_ranks=True, linear=False),
+    "flexlora": Rule(flexlora, mixed_ranks=True, linear=False, nested=True),
     "flora": Rule(flora, mixed_ranks=True, linear=False),
-    "florist": Rule(florist, mixed_ranks=True, linear=False),
+    "florist": Rule(florist, mixed_ranks=True, linear=False, nested=True),
     "frlora": Rule(frlora, mixed_ranks=False, linear=False, needs_sent=True),
-    "hetlora": Rule(hetlora, mixed_ranks=True, linear=False),
-    "krum": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.krum),
+    "hetlora": Rule(hetlora, mixed_ranks=True, linear=False, nested=True),
+    "krum": _trusting(robust.krum),
     "lora-fair": Rule(lora_fair, mixed_ranks=False, linear=False),
-    "median": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.median),
-    "multi-krum": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.multi_krum),
-    "norm-bound": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.norm_bound),
-    "raflora": Rule(raflora, mixed_ranks=True, linear=False),
+    "median": _trusting(robust.median),
+    "multi-krum": _trusting(robust.multi_krum),
+    "norm-bound": _trusting(robust.norm_bound),
+    "raflora": Rule(raflora, mixed_ranks=True, linear=False, nested=True),
     "rolora": Rule(rolora, mixed_ranks=False, linear=True),
-    "trimmed-mean": Rule(flexlora, mixed_ranks=True, linear=False, select=robust.trimmed_mean),
+    "trimmed-mean": _trusting(robust.trimmed_mean),
 }

@@ -6,6 +6,7 @@ Squares and inner products of modules add up, so the whole adapter is summarised
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +28,9 @@ from fedllm.seeds import derive_seed, torch_rng
 
 EXACT_UP_TO = 512
 """Largest stacked rank whose inner products are all taken; they cost its square."""
+
+OUTLIER = 3.0
+"""How many times longer or shorter than the median an update must be to be called an outlier."""
 
 SKETCH = 64
 """Columns of the Gaussian sketch."""
@@ -84,6 +88,9 @@ class AggregationReport:
     """Tensors outside LoRA (``modules_to_save``, biases, DoRA magnitudes), averaged as they are."""
     notes: list[str] = field(default_factory=list)
 
+    outliers: list[str] = field(default_factory=list)
+    """Clients whose update is more than ``OUTLIER`` times longer or shorter than the median."""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -114,6 +121,13 @@ class Measured:
     result: float
     clients: Tensor
     estimated: bool
+
+
+def norm_outliers(total: ModuleReport) -> list[str]:
+    """Clients whose whole update is far longer or shorter than the median one."""
+    norms = {name: client.norm for name, client in total.clients.items()}
+    usual = statistics.median(norms.values())
+    return [n for n, x in norms.items() if x > OUTLIER * usual or x < usual / OUTLIER]
 
 
 def measure(stack: Stack, result: Combined, *, floor: bool) -> Measured:

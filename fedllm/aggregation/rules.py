@@ -40,6 +40,7 @@ class Rule:
         mixed_ranks: Whether clients may have different ranks.
         linear: Whether the result is a weighted sum of what clients send, so that masks and noise
             calibrated to a sum remain valid.
+        nested: Whether the first ``r`` ranks of the result are meant to serve as one of rank ``r``.
         needs_sent: Whether the rule needs the adapter the clients started from.
         select: ``select(products (K, K) float64, shares (K,), **settings)`` to new coefficients;
             a client with coefficient 0 is left out.
@@ -49,6 +50,7 @@ class Rule:
     mixed_ranks: bool
     linear: bool
     needs_sent: bool = False
+    nested: bool = False
     select: Callable[..., Tensor] | None = None
 
     def settings_of(self, part: Callable[..., Any] | None) -> list[str]:

@@ -1,0 +1,54 @@
+"""FedDisco: weigh by size and by how far a client's domains are from everybody's.
+
+*FedDisco: Federated Learning with Discrepancy-Aware Collaboration*, Ye et al., ICML 2023,
+https://arxiv.org/abs/2305.19229: ``p_k`` is proportional to ``relu(n_k / n - a d_k + b)`` with
+``d_k`` the Euclidean distance of the client's category histogram from the uniform one. A client
+whose coefficient is cut to zero is left out of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fedllm.errors import ConfigError
+
+
+def by_discrepancy(
+    examples: Mapping[str, int],
+    histograms: Mapping[str, Mapping[str, float]],
+    *,
+    a: float = 0.5,
+    b: float = 0.1,
+) -> dict[str, float]:
+    """Weights of the clients that keep a positive one.
+
+    Args:
+        examples: Client name to its number of examples.
+        histograms: Client name to counts (or shares) by domain.
+        a: How much discrepancy counts.
+        b: What every client is given.
+
+    Raises:
+        ConfigError: A client has no examples or an empty histogram, or nobody keeps a weight.
+    """
+    if set(examples) != set(histograms):
+        name = min(set(examples) ^ set(histograms))
+        raise ConfigError(f"client {name} lacks examples or a histogram; give both")
+    domains = sorted({domain for counts in histograms.values() for domain in counts})
+    total = sum(examples.values())
+    weights = {}
+    for client in sorted(examples):
+        counts = [float(histograms[client].get(domain, 0.0)) for domain in domains]
+        if examples[client] <= 0 or sum(counts) <= 0 or min(counts) < 0:
+            raise ConfigError(
+                f"client {client} has no examples or an empty histogram; leave it out"
+            )
+        shares = [count / sum(counts) for count in counts]
+        gap = math.sqrt(sum((share - 1 / len(domains)) ** 2 for share in shares))
+        weight = examples[client] / total - a * gap + b
+        if weight > 0:
+            weights[client] = weight
+    if not weights:
+        raise ConfigError(f"no client keeps a weight with a={a} and b={b}; lower a or raise b")
+    return weights
