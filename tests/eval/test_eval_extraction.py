@@ -1,0 +1,107 @@
+"""The probe finds a planted leak and stays at chance without one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config
+from transformers import AutoModelForCausalLM
+
+from fedllm.config import LoraConfig
+from fedllm.eval.inference import generate_tokens
+from fedllm.eval.probes.extraction import _template, extraction_probe, longest_run
+from fedllm.training.data import TokenizedExample
+from fedllm.training.model import BaseModel, adapter_parameters, attach_lora
+
+HEAD, MIDDLE, EOS = (11, 12, 13), (14, 15), 1
+
+
+def make_samples(count, seed):
+    rng = np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        prompt = (*HEAD, *rng.integers(20, 400, 6).tolist(), *MIDDLE)
+        ids = (*prompt, *rng.integers(20, 400, 10).tolist(), EOS)
+        samples.append(TokenizedExample(ids, len(prompt), f"s{number}", ""))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def peft_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(tiny_config()).eval().requires_grad_(False)
+        model.lm_head.weight.mul_(40)  # so that an adapter can make any token certain
+    base = BaseModel(model, None, "tiny", "0" * 64, 256)
+    return attach_lora(base, LoraConfig(rank=16, alpha=32), seed=0)
+
+
+def overfit(model, samples, steps=150):
+    ids = torch.tensor([sample.ids for sample in samples])
+    labels = ids.clone()
+    for row, sample in enumerate(samples):
+        labels[row, : sample.response_start] = -100
+    optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=2e-2)
+    for _ in range(steps):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_a_planted_leak_is_found_and_a_fresh_adapter_leaks_nothing(peft_model):
+    members, strangers = make_samples(12, seed=1), make_samples(12, seed=2)
+    fresh = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0)
+    assert fresh.members == fresh.base_members and fresh.members.mean == 0
+    assert fresh.excess_over_base.mean == 0
+
+    assert overfit(peft_model, members) < 0.1
+    leaky = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0)
+    assert leaky.members.low > 0.5
+    assert leaky.nonmembers.mean == leaky.base_members.mean == 0
+    assert leaky.excess_over_base.low > 0.5 and leaky.excess_over_nonmembers.low > 0.5
+    shares = leaky.tokens["response"]
+    assert shares["members"] > 0.9 and shares["nonmembers"] < 0.2
+    text = json.dumps(leaky.aggregate())
+    assert json.loads(text)["members"] == {
+        "rate": leaky.members.mean,
+        "low": leaky.members.low,
+        "high": leaky.members.high,
+        "n": 12,
+    }
+
+
+def test_extracted_is_what_greedy_generation_reproduces(peft_model):
+    members = make_samples(12, seed=1)
+    prompts = [sample.ids[: sample.response_start] for sample in members]
+    rows = generate_tokens(peft_model, prompts, max_new_tokens=10, batch_size=4, eos=frozenset())
+    verbatim = sum(
+        tuple(row) == sample.ids[sample.response_start : -1]
+        for row, sample in zip(rows, members, strict=True)
+    )
+    probe = extraction_probe(peft_model, members, make_samples(3, 2), batch_size=4, seed=0, run=10)
+    assert round(probe.members.mean * 12) == verbatim > 0
+
+
+def test_samples_shorter_than_the_run_do_not_count(peft_model):
+    members, strangers = make_samples(4, seed=1), make_samples(4, seed=2)
+    probe = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0, run=11)
+    assert probe.members.n == 0 and probe.excess_over_base is None
+    assert probe.aggregate()["excess_over_nonmembers"] is None
+
+
+def test_the_template_is_what_all_samples_share():
+    assert _template(make_samples(5, seed=3)) == (3, 2, 1)
+    assert _template(make_samples(1, seed=3)) == (0, 0, 0)
+    same = make_samples(1, seed=3) * 2
+    head, before, _ = _template(same)
+    assert head + before <= same[0].response_start
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"), [([], 0), ([0, 0], 0), ([1, 1, 0, 1], 2), ([0, 1, 1, 1], 3)]
+)
+def test_the_longest_run(hits, expected):
+    assert longest_run(np.array(hits, dtype=bool)) == expected
