@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedllm.eval.inference import TokenScores, score_tokens
-from fedllm.eval.stats import Interval, paired_difference, unpaired_difference, wilson
+from fedllm.eval.stats import Interval, difference, paired_proportions, wilson
 
 if TYPE_CHECKING:
     from fedllm.training.data import TokenizedExample
@@ -80,7 +80,6 @@ def extraction_probe(
     nonmembers: Sequence[TokenizedExample],
     *,
     batch_size: int,
-    seed: int,
     run: int = RUN,
 ) -> Extraction:
     """Probes the adapter that is active on ``model``, and the base below it.
@@ -90,7 +89,6 @@ def extraction_probe(
         members: Samples the adapter was trained on.
         nonmembers: Samples drawn like them that it was not trained on.
         batch_size: Most rows per forward pass.
-        seed: Of the bootstrap.
         run: Tokens of a verbatim match.
     """
     populations = {"members": members, "nonmembers": nonmembers}
@@ -101,7 +99,7 @@ def extraction_probe(
         with model.disable_adapter():
             hits[f"base_{name}"] = _hits(model, samples, template, batch_size)
     found = {name: _extracted(samples, run) for name, samples in hits.items()}
-    rates = {name: wilson(round(sum(values)), len(values)) for name, values in found.items()}
+    rates = {name: wilson(sum(values), len(values)) for name, values in found.items()}
     known, base, strangers = found["members"], found["base_members"], found["nonmembers"]
     return Extraction(
         run=run,
@@ -109,9 +107,9 @@ def extraction_probe(
         nonmembers=rates["nonmembers"],
         base_members=rates["base_members"],
         base_nonmembers=rates["base_nonmembers"],
-        excess_over_base=paired_difference(known, base, seed=seed) if known else None,
+        excess_over_base=paired_proportions(known, base) if known else None,
         excess_over_nonmembers=(
-            unpaired_difference(known, strangers, seed=seed) if known and strangers else None
+            difference(rates["members"], rates["nonmembers"]) if known and strangers else None
         ),
         tokens=_shares(hits),
     )
@@ -124,9 +122,9 @@ def longest_run(hits: np.ndarray) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _extracted(samples: Sequence[_Hits], run: int) -> list[float]:
-    """1 or 0 for every sample that is long enough to count."""
-    return [float(s.extracted(run)) for s in samples if s.longest_span() >= run]
+def _extracted(samples: Sequence[_Hits], run: int) -> list[bool]:
+    """The verdict on every sample that is long enough to count."""
+    return [s.extracted(run) for s in samples if s.longest_span() >= run]
 
 
 def _hits(

@@ -36,7 +36,6 @@ def run_probe(
                     runtime.tokenised(client, _draw(shard.train, size, seed)).examples,
                     runtime.tokenised(client, _draw(shard.test, size, seed)).examples,
                     batch_size=config.eval.batch_size,
-                    seed=seed,
                 )
                 clients[client] = found.aggregate()
                 tick(client)

@@ -53,12 +53,12 @@ def overfit(model, samples, steps=150):
 
 def test_a_planted_leak_is_found_and_a_fresh_adapter_leaks_nothing(peft_model):
     members, strangers = make_samples(12, seed=1), make_samples(12, seed=2)
-    fresh = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0)
+    fresh = extraction_probe(peft_model, members, strangers, batch_size=8)
     assert fresh.members == fresh.base_members and fresh.members.mean == 0
     assert fresh.excess_over_base.mean == 0
 
     assert overfit(peft_model, members) < 0.1
-    leaky = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0)
+    leaky = extraction_probe(peft_model, members, strangers, batch_size=8)
     assert leaky.members.low > 0.5
     assert leaky.nonmembers.mean == leaky.base_members.mean == 0
     assert leaky.excess_over_base.low > 0.5 and leaky.excess_over_nonmembers.low > 0.5
@@ -81,13 +81,13 @@ def test_extracted_is_what_greedy_generation_reproduces(peft_model):
         tuple(row) == sample.ids[sample.response_start : -1]
         for row, sample in zip(rows, members, strict=True)
     )
-    probe = extraction_probe(peft_model, members, make_samples(3, 2), batch_size=4, seed=0, run=10)
+    probe = extraction_probe(peft_model, members, make_samples(3, 2), batch_size=4, run=10)
     assert round(probe.members.mean * 12) == verbatim > 0
 
 
 def test_samples_shorter_than_the_run_do_not_count(peft_model):
     members, strangers = make_samples(4, seed=1), make_samples(4, seed=2)
-    probe = extraction_probe(peft_model, members, strangers, batch_size=8, seed=0, run=11)
+    probe = extraction_probe(peft_model, members, strangers, batch_size=8, run=11)
     assert probe.members.n == 0 and probe.excess_over_base is None
     assert probe.aggregate()["excess_over_nonmembers"] is None
 

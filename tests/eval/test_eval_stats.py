@@ -10,7 +10,7 @@ from fedllm.eval.stats import (
     combine,
     difference,
     paired_difference,
-    unpaired_difference,
+    paired_proportions,
     wilson,
 )
 
@@ -75,18 +75,27 @@ def test_pairing_removes_what_both_share():
     shared = rng.normal(0, 10, 100)
     first, second = (shared + rng.normal(1, 0.1, 100)).tolist(), shared.tolist()
     paired = paired_difference(first, second, seed=0)
-    unpaired = unpaired_difference(first, second, seed=0)
-    assert paired.mean == pytest.approx(unpaired.mean)
-    assert paired.low > 0.9 and unpaired.low < 0
+    alone = [bootstrap_mean(values, seed=0) for values in (first, second)]
+    assert paired.mean == pytest.approx(alone[0].mean - alone[1].mean)
+    assert paired.low > 0.9 and difference(*alone).low < 0
 
 
-def test_the_unpaired_difference_is_close_to_welchs():
-    rng = np.random.default_rng(1)
-    first, second = rng.normal(1, 1, 200), rng.normal(0, 2, 150)
-    found = unpaired_difference(first.tolist(), second.tolist(), seed=0, resamples=10_000)
-    expected = scipy_stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
-    assert found.n == 150
+def test_paired_proportions_cover_the_truth_even_when_events_are_rare():
+    rng = np.random.default_rng(2)
+    for share_first, share_second in [(0.02, 0.0), (0.3, 0.25), (0.9, 0.5)]:
+        hits = 0
+        for _ in range(400):
+            both = rng.random(50)
+            found = paired_proportions(
+                (both < share_first).tolist(), (both < share_second).tolist()
+            )
+            hits += found.low <= share_first - share_second <= found.high
+        assert hits / 400 >= 0.93
+
+
+def test_no_event_in_fifty_is_not_certainty():
+    found = paired_proportions([False] * 50, [False] * 50)
+    assert found.mean == 0 and found.low < -0.03 and found.high > 0.03
 
 
 def test_combined_intervals_add_in_squares():
@@ -107,7 +116,7 @@ def test_the_difference_of_proportions_is_newcombes_hybrid_score():
         lambda: bootstrap_mean([], seed=0),
         lambda: bootstrap_mean([1.0], weights=[0.0], seed=0),
         lambda: paired_difference([1.0], [1.0, 2.0], seed=0),
-        lambda: unpaired_difference([], [1.0], seed=0),
+        lambda: paired_proportions([], []),
         lambda: combine([]),
     ],
 )
