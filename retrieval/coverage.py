@@ -92,7 +92,7 @@ def coverage_map(
     pool_labels: Sequence[str] = (),
     centroids: Mapping[str, Array],
     selected: Mapping[str, Array],
-    retrieved: Mapping[str, Sequence[int]],
+    retrieved: Mapping[str, Sequence[int] | Array],
     seed: int,
     max_pool: int = 1500,
     max_retrieved: int = 200,
@@ -107,7 +107,7 @@ def coverage_map(
         pool_labels: Domain of each row; may be empty.
         centroids: Client -> its centroids ``(k, D)``.
         selected: Client -> the centres that retrieved for it.
-        retrieved: Client -> rows of the pool it was given.
+        retrieved: Client -> what it was given, best first: rows of the pool, or vectors ``(n, D)``.
         seed: The run's seed, for thinning the pool.
         max_pool: Most pool points drawn.
         max_retrieved: Most retrieved points drawn per client (the best).
@@ -132,8 +132,9 @@ def coverage_map(
 
     draw(rows[drawn], "pool", [pool_labels[row] if pool_labels else "" for row in drawn.tolist()])
     for client, chosen in retrieved.items():
-        shown = list(chosen)[:max_retrieved]
-        draw(rows[shown], "retrieved", [client] * len(shown))
+        shown = np.asarray(chosen)[:max_retrieved]
+        vectors = rows[shown.astype(np.int64)] if shown.ndim == 1 else shown
+        draw(vectors, "retrieved", [client] * len(shown))
     for kind, groups in (("centroid", centroids), ("selected", selected)):
         for client, vectors in groups.items():
             draw(np.atleast_2d(vectors), kind, [client] * len(np.atleast_2d(vectors)))

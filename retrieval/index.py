@@ -110,7 +110,8 @@ class PoolIndex:
         larger = PoolIndex.__new__(PoolIndex)
         structure = self.structure
         if structure is not None:
-            structure = faiss.clone_index(structure)
+            # Not clone_index: the copy of a memory-mapped structure cannot grow.
+            structure = faiss.deserialize_index(faiss.serialize_index(structure))
             structure.add(rows)
         together = np.concatenate([self.vectors, rows])
         names = [*self.ids, *ids]
@@ -151,7 +152,7 @@ class PoolIndex:
             raise RetrievalError(
                 f"{what} come from encoder space {fingerprint}, the index from "
                 f"{self.fingerprint} ({self.encoder}); embed both with the encoder {self.encoder}, "
-                "or align the spaces (fedllm.retrieval.align)"
+                "or accept the other one with --align"
             )
         return check_rows(vectors, what, dimension=self.dimension)
 
@@ -305,6 +306,7 @@ def _exact(
     # einsum without BLAS adds every row up in the same order: equal rows get equal scores.
     vectors = np.asarray(index.vectors[rows], dtype=np.float64)
     scores = np.einsum("nd,d->n", vectors, query.astype(np.float64)).astype(np.float32)
+    np.minimum(scores, 1.0, out=scores)  # a cosine, whatever the rounding of unit rows
     inside = scores <= np.float32(ceiling)
     rows, scores = rows[inside], scores[inside]
     order = np.lexsort((index.tie_rank[rows], -scores))[:count]

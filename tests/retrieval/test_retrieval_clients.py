@@ -1,6 +1,7 @@
 """What a client computes: embeddings and centroids."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,11 +90,22 @@ def test_empty_texts_are_named_by_position_not_by_content():
         embed([], HashingEncoder())
 
 
-def test_unknown_encoder_is_one_line_with_the_setting(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_encoder_that_cannot_be_loaded_is_one_line_with_the_setting(monkeypatch):
+    def offline(name, device):
+        raise OSError(f"cannot reach {name}\nand much advice")
+
+    library = SimpleNamespace(SentenceTransformer=offline)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
     with pytest.raises(RetrievalError, match="retrieval.encoder=./no-such-folder") as caught:
         load_encoder("./no-such-folder")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_unknown_encoder_is_refused_by_the_library_itself(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RetrievalError, match="no-such-folder cannot be loaded"):
+        load_encoder("./no-such-folder")
 
 
 def test_minilm_without_its_package_names_the_extra(monkeypatch):

@@ -21,7 +21,7 @@ def unit(rng, rows, width=8):
 
 def brute_force(index, center, count, ceiling):
     scores = [
-        np.float32(sum(float(a) * float(b) for a, b in zip(center, row, strict=True)))
+        min(np.float32(sum(float(a) * float(b) for a, b in zip(center, row, strict=True))), 1)
         for row in index.vectors
     ]
     inside = [(-s, name) for s, name in zip(scores, index.ids, strict=True) if s <= ceiling]

@@ -1,0 +1,253 @@
+"""``fedllm index``, ``centers``, ``retrieve``, ``coverage``: FedDCA step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from fedllm.retrieval.encoders import EmbeddingCache
+
+EncoderName = Annotated[
+    str, typer.Option("--encoder", help="`minilm`, `hashing`, or a sentence-transformers model.")
+]
+Pool = Annotated[
+    list[str], typer.Argument(help="Public sources: files, hub data sets, or `samples:public`.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Examples taken from each source.")]
+Seed = Annotated[int, typer.Option(help="Root of every random draw.")]
+
+
+class ManyValues(TyperCommand):
+    """A command whose list options take several values: ``--centers a b c``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeats a list option before each of its values."""
+        lists = [option for option in self.params if getattr(option, "multiple", False)]
+        many = {name for option in lists for name in option.opts}
+        spread: list[str] = []
+        current = ""
+        for word in args:
+            if word.startswith("-"):
+                current = word if word in many else ""
+                spread += [] if current else [word]
+            else:
+                spread += [current, word] if current else [word]
+        return super().parse_args(ctx, spread)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this file's commands to ``app``."""
+    index = typer.Typer(no_args_is_help=True, help="Build and extend indexes of public pools.")
+    index.command("build")(build)
+    index.command("add")(add)
+    app.add_typer(index, name="index")
+    app.command("centers")(centers)
+    app.command("retrieve", cls=ManyValues)(retrieve)
+    app.command("coverage", cls=ManyValues)(coverage)
+
+
+def build(
+    pool: Pool,
+    out: Annotated[Path, typer.Option(help="Directory of the index.")],
+    encoder: EncoderName = "minilm",
+    kind: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="flat is exact.")] = "flat",
+    limit: Limit = None,
+) -> None:
+    """Embed public instructions and index them."""
+    from fedllm.retrieval.encoders import load_encoder
+    from fedllm.retrieval.pool import index_examples, read_public
+
+    examples = read_public(pool, limit=limit)
+    index = index_examples(examples, load_encoder(encoder), kind=kind, cache=_public_cache())
+    index.save(out, examples)
+    typer.echo(f"{out}: {len(index)} public items, {index.dimension} dimensions, {kind}, {encoder}")
+
+
+def add(
+    pool: Pool,
+    to: Annotated[Path, typer.Option(help="Directory of the index.")],
+    limit: Limit = None,
+) -> None:
+    """Add public instructions to an index; what it holds already is skipped."""
+    from fedllm.retrieval.encoders import embed, load_encoder
+    from fedllm.retrieval.index import open_index, read_texts
+    from fedllm.retrieval.pool import read_public
+
+    index, texts = open_index(to), read_texts(to)
+    known = set(index.ids)
+    fresh = [example for example in read_public(pool, limit=limit) if example.id not in known]
+    if fresh:
+        encoder = load_encoder(index.encoder)
+        rows = embed([example.query for example in fresh], encoder, _public_cache())
+        index.check_space(rows, "added items", encoder.fingerprint)
+        index.extended(rows, [example.id for example in fresh]).save(to, [*texts, *fresh])
+    typer.echo(f"{to}: {len(fresh)} items added, {len(index) + len(fresh)} in all")
+
+
+def centers(
+    shard: Annotated[Path, typer.Argument(help="The client's private file.")],
+    out: Annotated[Path, typer.Option(help="File of centroids; all that leaves the client.")],
+    clusters: Annotated[int, typer.Option(min=1, help="Centroids asked for.")] = 10,
+    min_cluster_size: Annotated[int, typer.Option(min=1, help="Distinct texts behind each.")] = 3,
+    small: Annotated[Literal["merge", "drop"], typer.Option(help="Smaller clusters.")] = "merge",
+    encoder: EncoderName = "minilm",
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep embeddings here; keep it as private as the shard.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Run at the client: k-means over its instructions."""
+    from fedllm.retrieval.centers import client_centers
+    from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
+    from fedllm.retrieval.pool import read_holdings
+
+    (examples,) = read_holdings([shard]).values()
+    model = load_encoder(encoder)
+    own = None if cache is None else EmbeddingCache(cache)
+    rows = embed([example.query for example in examples], model, own)
+    found = client_centers(
+        rows,
+        clusters=clusters,
+        min_cluster_size=min_cluster_size,
+        seed=seed,
+        small=small,
+        encoder=encoder,
+        fingerprint=model.fingerprint,
+    )
+    found.save(out)
+    nearest = float((rows @ found.vectors.T).max())
+    typer.echo(
+        f"{out}: {len(found.vectors)} centroids of {len(rows)} texts, {found.document_bytes} bytes "
+        f"leave; the nearest centroid has a cosine of {nearest:.3f} to a single text"
+    )
+
+
+def retrieve(
+    index: Annotated[Path, typer.Option(help="Directory of the index.")],
+    centers: Annotated[list[Path], typer.Option(help="Files of centroids, one per client.")],
+    out: Annotated[Path, typer.Option(help="Directory of what each client receives.")],
+    per_client: Annotated[int, typer.Option(min=1, help="Public items per client.")] = 100,
+    method: Annotated[
+        Literal["feddca", "direct", "random", "k-centre", "facility-location", "novelsum"],
+        typer.Option(help="How items are chosen."),
+    ] = "feddca",
+    selection: Annotated[
+        Literal["greedy+swap", "greedy", "swap", "paper"], typer.Option(help="Of feddca.")
+    ] = "greedy+swap",
+    max_similarity: Annotated[
+        float, typer.Option(min=-1, max=1, help="Leave out what is closer to a centre.")
+    ] = 0.7,
+    dedup: Annotated[
+        Literal["none", "client", "global"], typer.Option(help="Who may share an item.")
+    ] = "none",
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="Test sets that no item may resemble.")
+    ] = None,
+    gate: Annotated[
+        Literal["block", "drop", "warn"], typer.Option(help="What happens to items that do.")
+    ] = "drop",
+    align: Annotated[
+        list[str] | None, typer.Option(help="Other encoders clients may use (FedDCA*).")
+    ] = None,
+    alignment_floor: Annotated[
+        float, typer.Option(min=0, max=1, help="Least recall@10 of their alignment.")
+    ] = 0.5,
+    seed: Seed = 0,
+) -> None:
+    """Run at the server: select a centre per client and hand out public items."""
+    from fedllm.retrieval.augment import plan_augmentation
+    from fedllm.retrieval.contamination import apply_gate
+    from fedllm.retrieval.index import open_index, read_texts
+    from fedllm.retrieval.intake import gather_centers
+    from fedllm.retrieval.pool import benchmark_hits, hand_out
+
+    opened, texts = open_index(index), read_texts(index)
+    intake = gather_centers(
+        centers,
+        opened,
+        texts,
+        encoders=align or [],
+        floor=alignment_floor,
+        seed=seed,
+        cache=_public_cache(),
+    )
+    hits = benchmark_hits(texts, benchmark or [])
+    found = plan_augmentation(
+        method,
+        intake.vectors,
+        opened,
+        per_client=per_client,
+        seed=seed,
+        selection=selection,
+        max_similarity=max_similarity,
+        dedup=dedup,
+        exclude={hit.item for hit in hits} if gate == "drop" else (),
+    )
+    given = {name for items in found.items.values() for name in items.ids}
+    apply_gate([hit for hit in hits if hit.item in given], gate, what="retrieved items")
+    hand_out(found, texts, out)
+    for name, projector in intake.projectors.items():
+        typer.echo(
+            f"{name} aligned to {opened.encoder}: recall@{projector.k} "
+            f"{projector.recall_before:.3f} before, {projector.recall:.3f} after"
+        )
+    if hits and gate == "drop":
+        typer.echo(f"{len({hit.item for hit in hits})} public items resemble a benchmark: left out")
+    for client, items in found.items.items():
+        owner = found.selection.assignment[client][0] if found.selection else ""
+        centre = f", centre of {owner}" if owner and owner != client else ""
+        short = "" if len(items.ids) == per_client else f" of {per_client} asked for"
+        typer.echo(f"{client}: {len(items.ids)} items{short}{centre}")
+    if found.selection:
+        typer.echo(f"coverage of all centroids by the selected: {found.selection.coverage:.4f}")
+
+
+def coverage(
+    reference: Annotated[list[str], typer.Option(help="Public sources; each domain is a row.")],
+    shards: Annotated[list[Path], typer.Option(help="Private files, one per client.")],
+    out: Annotated[Path, typer.Option(help="HTML page; the numbers go beside it as .json.")],
+    before: Annotated[
+        list[Path] | None, typer.Option(help="Public items handed out, e.g. at random.")
+    ] = None,
+    after: Annotated[
+        list[Path] | None, typer.Option(help="Public items handed out, e.g. by FedDCA.")
+    ] = None,
+    encoder: EncoderName = "minilm",
+    clusters: Annotated[int, typer.Option(min=1, help="Centroids per client on the map.")] = 5,
+    limit: Limit = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure how much of each public domain the clients cover together.
+
+    Run it where the shards may be read: they are embedded here, and nothing of them is written but
+    centroids on the map. The table alone could be made from maxima (`client_maxima`).
+    """
+    from fedllm.retrieval.encoders import load_encoder
+    from fedllm.retrieval.pool import read_holdings, read_public
+    from fedllm.retrieval.study import coverage_study, write_study
+
+    given = {"before": before, "after": after}
+    study = coverage_study(
+        read_public(reference, limit=limit),
+        read_holdings(shards),
+        {name: read_holdings(paths) for name, paths in given.items() if paths},
+        load_encoder(encoder),
+        clusters=clusters,
+        seed=seed,
+        cache=_public_cache(),
+    )
+    write_study(study, out)
+    for domain, row in study.domains.items():
+        widened = "".join(f"  {name} {value:.4f}" for name, value in row.widened.items())
+        typer.echo(f"{domain:<24} {row.items:>7} items  private {row.private:.4f}{widened}")
+    typer.echo(f"{out}: coverage report")
+
+
+def _public_cache() -> EmbeddingCache:
+    from fedllm.retrieval.encoders import EmbeddingCache, user_cache_folder
+
+    return EmbeddingCache(user_cache_folder())

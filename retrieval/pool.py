@@ -1,0 +1,124 @@
+"""Public sources to an index, and what clients receive from it: text, score and public id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedllm.atomic import atomic_directory, atomic_json, atomic_text
+from fedllm.config import SourceConfig
+from fedllm.data.sources import load_source
+from fedllm.errors import DataError
+from fedllm.retrieval.augment import Augmentation
+from fedllm.retrieval.contamination import Hit, overlap_hits
+from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
+from fedllm.retrieval.index import IndexKind, PoolIndex
+from fedllm.types import Example
+
+
+def read_public(paths: Sequence[str], *, limit: int | None = None) -> list[Example]:
+    """The examples of several public sources, each text once (the first source keeps it).
+
+    Args:
+        paths: Files, folders, patterns, hub data sets or ``samples:public``.
+        limit: Examples taken from each.
+    """
+    distinct: dict[str, Example] = {}
+    for path in paths:
+        source = SourceConfig(path=path, limit=limit, empty="drop")
+        for example in load_source(source, Path(), seed=0, role="public"):
+            distinct.setdefault(example.id, example)
+    return list(distinct.values())
+
+
+def index_examples(
+    pool: Sequence[Example],
+    encoder: Encoder,
+    *,
+    kind: IndexKind = "flat",
+    cache: EmbeddingCache | None = None,
+) -> PoolIndex:
+    """An index over what the examples ask."""
+    rows = embed([example.query for example in pool], encoder, cache)
+    return PoolIndex(
+        rows,
+        [example.id for example in pool],
+        kind=kind,
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+    )
+
+
+def benchmark_hits(pool: Sequence[Example], benchmarks: Sequence[str]) -> list[Hit]:
+    """Where public items overlap with the test sets named by ``benchmarks``."""
+    if not benchmarks:
+        return []
+    tests = {test.source or test.id: test.query for test in read_public(benchmarks)}
+    return overlap_hits({item.id: f"{item.query}\n{item.output}" for item in pool}, tests)
+
+
+def hand_out(plan: Augmentation, pool: Sequence[Example], folder: Path) -> None:
+    """Writes what each client receives: ``<client>.jsonl``, and ``retrieval.json`` on the server.
+
+    A line holds ``id``, ``score`` (null where no centre asked), ``domain``, ``instruction``,
+    ``input`` and ``output``.
+    """
+    record: dict[str, Any] = {
+        "method": plan.method,
+        "seconds": plan.seconds,
+        "selection": None if plan.selection is None else asdict(plan.selection),
+        "items": {client: len(items.ids) for client, items in plan.items.items()},
+    }
+    with atomic_directory(folder) as part:
+        for client, items in plan.items.items():
+            lines = [
+                _line(pool[row], score)
+                for row, score in zip(items.rows.tolist(), items.scores.tolist(), strict=True)
+            ]
+            atomic_text(part / f"{client}.jsonl", "".join(line + "\n" for line in lines))
+        atomic_json(part / "retrieval.json", record)
+
+
+def _line(example: Example, score: float) -> str:
+    fields: dict[str, Any] = {
+        "id": example.id,
+        "score": round(score, 6) if np.isfinite(score) else None,
+        "domain": example.domain,
+        "instruction": example.instruction,
+        "input": example.input,
+        "output": example.output,
+    }
+    if example.history:
+        turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
+        turns += [
+            {"role": "user", "content": example.query},
+            {"role": "assistant", "content": example.output},
+        ]
+        fields = {key: fields[key] for key in ("id", "score", "domain")} | {"messages": turns}
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
+    """What each client holds, by file name: shards, or a folder that :func:`hand_out` wrote."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    names = [file.name.partition(".")[0] for file in files]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise DataError(
+            f"{sorted(repeated)[0]}: two files have this client's name; rename one of them"
+        )
+    if not files:
+        raise DataError(f"{', '.join(map(str, paths))}: no .jsonl file inside; name the files")
+    return {
+        name: load_source(
+            SourceConfig(path=str(file), empty="drop"), Path(), seed=0, role="private"
+        )
+        for name, file in zip(names, files, strict=True)
+    }

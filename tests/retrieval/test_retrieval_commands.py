@@ -1,0 +1,255 @@
+"""FedDCA from the command line, with the private side's words searched for on the public side."""
+
+import json
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedllm.cli import app
+from fedllm.errors import FedLLMError, RetrievalError
+from fedllm.retrieval.centers import Centers, load_centers
+from fedllm.retrieval.index import open_index
+
+CANARY = "zqxcanary"
+TOPICS = {
+    "cooking": ["bake", "soup", "oven", "bread", "salt", "recipe", "flour"],
+    "sports": ["match", "goal", "team", "coach", "league", "score", "tennis"],
+    "travel": ["hotel", "flight", "visa", "beach", "luggage", "border", "ticket"],
+}
+
+
+def rows(topic, count, seed, extra=""):
+    chance = random.Random(f"{topic}{seed}")
+    for number in range(count):
+        words = " ".join(chance.sample(TOPICS[topic], 4))
+        yield {
+            "instruction": f"Explain {words} number {seed}{number} {extra}".strip(),
+            "output": f"About {words} {extra}".strip(),
+        }
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def fedllm(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, FedLLMError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Three public files, an index of two of them, and two clients with their centroids."""
+    tmp_path = tmp_path_factory.mktemp("world")
+    public = {topic: write(tmp_path / f"{topic}.jsonl", rows(topic, 60, 1)) for topic in TOPICS}
+    client_side = tmp_path / "clients"
+    client_side.mkdir()
+    for client, topic in (("kitchen", "cooking"), ("stadium", "sports")):
+        shard = write(client_side / f"{client}.jsonl", rows(topic, 20, 2, CANARY))
+        out = tmp_path / "sent" / f"{client}.safetensors"
+        said = fedllm("centers", shard, "--out", out, "--clusters", 4, "--encoder", "hashing")
+        assert re.search(rf"{out.stat().st_size} bytes", said)
+    build = ("index", "build", public["cooking"], public["sports"], "--encoder", "hashing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        said = fedllm(*build, "--out", tmp_path / "index")
+    assert "120 public items" in said
+    return tmp_path
+
+
+@pytest.fixture
+def world(built, tmp_path, monkeypatch):
+    """A copy of it to work in."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def sent(world):
+    return sorted((world / "sent").glob("*.safetensors"))
+
+
+def received(folder, client):
+    return [json.loads(line) for line in (folder / f"{client}.jsonl").read_text().splitlines()]
+
+
+def test_clients_receive_text_score_and_public_id_of_their_own_topic(world):
+    said = fedllm(
+        "retrieve", "--index", world / "index", "--centers", *sent(world),
+        "--per-client", 25, "--out", world / "given", "--selection", "greedy",
+    )  # fmt: skip
+    assert "kitchen: 25 items" in said
+    known = set(open_index(world / "index").ids)
+    for client, topic in (("kitchen", "cooking"), ("stadium", "sports")):
+        items = received(world / "given", client)
+        assert len(items) == 25
+        assert set(items[0]) == {"id", "score", "domain", "instruction", "input", "output"}
+        scores = [item["score"] for item in items]
+        assert scores == sorted(scores, reverse=True)
+        assert max(scores) <= 0.7
+        assert {item["id"] for item in items} <= known
+        assert {item["domain"] for item in items} == {topic}
+    record = json.loads((world / "given" / "retrieval.json").read_text())
+    assert set(record["selection"]["assignment"]) == {"kitchen", "stadium"}
+
+
+def test_no_private_word_leaves_the_client_side(world):
+    centers = ("--centers", *sent(world))
+    fedllm("retrieve", "--index", world / "index", *centers, "--out", world / "given")
+    fedllm(
+        "coverage", "--reference", world / "cooking.jsonl", world / "travel.jsonl",
+        "--shards", *sorted((world / "clients").glob("*.jsonl")), "--after", world / "given",
+        "--out", world / "report.html", "--encoder", "hashing",
+    )  # fmt: skip
+    files = [path for path in world.rglob("*") if path.is_file()]
+    leaked = [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert {path.parent for path in leaked} == {world / "clients"}
+    assert len(files) > 10
+
+
+def test_coverage_report_shows_every_domain_and_needs_nothing_else(world):
+    for name, method in (("random", "random"), ("found", "feddca")):
+        fedllm(
+            "retrieve", "--index", world / "index", "--centers", *sent(world),
+            "--method", method, "--out", world / name, "--per-client", 20,
+        )  # fmt: skip
+    said = fedllm(
+        "coverage", "--reference", world / "cooking.jsonl", world / "travel.jsonl",
+        "--shards", *sorted((world / "clients").glob("*.jsonl")),
+        "--before", world / "random", "--after", world / "found",
+        "--out", world / "report.html", "--encoder", "hashing",
+    )  # fmt: skip
+    assert re.search(r"cooking +60 items +private 0\.\d+ +before 0\.\d+ +after 0\.\d+", said)
+    numbers = json.loads((world / "report.json").read_text())
+    cooking = numbers["domains"]["cooking"]
+    assert (
+        cooking["widened"]["after"] > cooking["private"] > numbers["domains"]["travel"]["private"]
+    )
+    assert cooking["marginal"]["kitchen"] > cooking["marginal"]["stadium"]
+    page = (world / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("<circle") > 100
+    assert f"{cooking['private']:.4f}" in page
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_index_grows_on_disk_and_skips_what_it_has(world, kind):
+    folder = world / kind
+    fedllm(
+        "index", "build", world / "cooking.jsonl", "--encoder", "hashing",
+        "--kind", kind, "--out", folder,
+    )  # fmt: skip
+    both = (world / "cooking.jsonl", world / "travel.jsonl")
+    assert "60 items added, 120 in all" in fedllm("index", "add", *both, "--to", folder)
+    assert "0 items added, 120 in all" in fedllm("index", "add", *both, "--to", folder)
+    centers = Centers(
+        open_index(folder).vectors[100:101], "hashing", open_index(folder).fingerprint
+    )
+    centers.save(world / "one.safetensors")
+    fedllm(
+        "retrieve", "--index", folder, "--centers", world / "one.safetensors",
+        "--max-similarity", 1, "--per-client", 1, "--out", world / "given",
+    )  # fmt: skip
+    (item,) = received(world / "given", "one")
+    assert (item["domain"], item["id"]) == ("travel", open_index(folder).ids[100])
+
+
+def test_items_like_a_benchmark_are_dropped_blocked_or_reported(world):
+    stolen = [json.loads(line) for line in (world / "cooking.jsonl").read_text().splitlines()[:30]]
+    benchmark = write(world / "benchmark.jsonl", stolen)
+    command = (
+        "retrieve", "--index", world / "index", "--centers", *sent(world),
+        "--per-client", 60, "--max-similarity", 1, "--benchmark", benchmark,
+        "--out", world / "given",
+    )  # fmt: skip
+    with pytest.raises(RetrievalError, match="30 retrieved items resemble"):
+        fedllm(*command, "--gate", "block")
+    assert not (world / "given").exists()
+    said = fedllm(*command, "--gate", "drop")
+    assert "30 public items resemble a benchmark" in said
+    given = {
+        item["instruction"] for c in ("kitchen", "stadium") for item in received(world / "given", c)
+    }
+    assert not given & {item["instruction"] for item in stolen}
+
+
+def test_other_encoders_are_refused_unless_aligned_above_the_floor(world, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4, 24))
+    noise = (noise / np.linalg.norm(noise, axis=1, keepdims=True)).astype(np.float32)
+    Centers(noise, "unknown", "0123").save(world / "odd.safetensors")
+    command = (
+        "retrieve", "--index", world / "index", "--centers", world / "odd.safetensors",
+        "--out", world / "given",
+    )  # fmt: skip
+    with pytest.raises(RetrievalError, match="space 0123.*--align"):
+        fedllm(*command)
+    with pytest.raises(RetrievalError, match="0123, expected that of the index or of hashing"):
+        fedllm(*command, "--align", "hashing")
+
+
+def test_centroids_of_an_accepted_encoder_are_aligned(world, monkeypatch):
+    from fedllm.retrieval import intake
+    from fedllm.retrieval.encoders import HashingEncoder
+
+    turn = np.random.default_rng(0).normal(size=(512, 160)).astype(np.float32) / 12
+
+    class Small:
+        """Sees what the server's encoder sees, or nothing at all."""
+
+        name, dimension, precision = "small", 160, "float32"
+
+        def __init__(self, blind):
+            self.blind = blind
+            self.fingerprint = f"small-{blind}"
+
+        def encode(self, texts):
+            rows = HashingEncoder().encode(texts) @ turn
+            rows = np.ones_like(rows) if self.blind else rows
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    vectors = load_centers(sent(world)[0]).vectors @ turn
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    command = (
+        "retrieve", "--index", world / "index", "--centers", world / "kitchen.safetensors",
+        "--align", "small", "--alignment-floor", 0.8, "--per-client", 10, "--out", world / "given",
+    )  # fmt: skip
+    for blind in (True, False):
+        monkeypatch.setattr(intake, "load_encoder", lambda name, blind=blind: Small(blind))
+        Centers(vectors, "small", f"small-{blind}").save(world / "kitchen.safetensors")
+        if blind:
+            with pytest.raises(RetrievalError, match=r"recall@10=0\.\d+ on 24 .* floor 0.8"):
+                fedllm(*command)
+        else:
+            assert "small aligned to hashing: recall@10" in fedllm(*command)
+    assert {item["domain"] for item in received(world / "given", "kitchen")} == {"cooking"}
+
+
+def test_bad_input_is_one_line_that_names_it(world):
+    with pytest.raises(FedLLMError, match=r"absent\.jsonl"):
+        fedllm("centers", world / "absent.jsonl", "--out", world / "c.safetensors")
+    write(world / "two.jsonl", rows("travel", 2, 5))
+    with pytest.raises(RetrievalError, match="2 distinct texts"):
+        fedllm(
+            "centers", world / "two.jsonl", "--out", world / "c.safetensors", "--encoder", "hashing"
+        )
+    (world / "latin.jsonl").write_bytes(
+        '{"instruction": "caf\u00e9", "output": "x"}\n'.encode("latin-1")
+    )
+    with pytest.raises(FedLLMError, match=r"latin\.jsonl.*UTF-8"):
+        fedllm(
+            "index", "build", world / "latin.jsonl", "--out", world / "i", "--encoder", "hashing"
+        )
+    twice = (sent(world)[0], sent(world)[0])
+    with pytest.raises(RetrievalError, match="second file of client kitchen"):
+        fedllm("retrieve", "--index", world / "index", "--centers", *twice, "--out", world / "g")
+    assert not list(world.glob("c.safetensors")) + list(world.glob(".tmp-*"))
