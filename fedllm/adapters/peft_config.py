@@ -40,7 +40,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             raise AdapterError(f"{where}: rank {key}={value!r}, expected a positive integer")
     alphas = [("lora_alpha", config.get("lora_alpha"))]
     for key, value in [*alphas, *_pattern(config, "alpha_pattern", where).items()]:
-        if type(value) not in (int, float) or not math.isfinite(value) or value == 0:
+        if type(value) not in (int, float) or not 0 < abs(value) < 1e30:
             raise AdapterError(
                 f"{where}: alpha {key}={value!r}, expected a finite number other than zero"
             )
