@@ -28,7 +28,10 @@ test: $(STAMP)  ## the default test run (no GPU, no network)
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	@# mypy does not follow the package-dir mapping of an editable install: give it the wheel's layout
+	@rm -rf build/types && mkdir -p build/types/fedllm && ln -s $(CURDIR)/fedllm/* build/types/fedllm/
+	@for part in retrieval eval recipes; do ln -s $(CURDIR)/$$part build/types/fedllm/$$part; done
+	MYPYPATH=build/types $(BIN)/mypy
 
 fix: $(STAMP)  ## format and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -76,8 +76,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def sweep(directory: Path) -> None:
-    """Removes what interrupted writes left directly inside ``directory``."""
-    for leftover in directory.glob(f"{TEMPORARY}*"):
+    """Removes what interrupted writes left anywhere below ``directory``."""
+    for leftover in sorted(directory.rglob(f"{TEMPORARY}*")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

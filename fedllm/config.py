@@ -19,7 +19,7 @@ Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
 
 
 class Section(BaseModel):
-    """A part of the recipe: frozen, no unknown keys, defaults checked, attribute docstrings kept."""
+    """A part of the recipe: frozen, no unknown keys, defaults checked."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
@@ -34,7 +34,7 @@ class ModelConfig(Section):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the base weights; ``auto`` is float32 on a CPU, the checkpoint's own type on a GPU."""
+    """Type of the base weights; ``auto`` is float32 on a CPU, the checkpoint's own on a GPU."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
     """Load the base through bitsandbytes (extra ``gpu``)."""
     gradient_checkpointing: bool = False

@@ -37,7 +37,7 @@ from typing import Any
 
 import yaml
 
-from fedllm.atomic import atomic_directory, atomic_json, atomic_text, sweep
+from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, EngineError
 from fedllm.recipe import dump_recipe, parse_recipe
@@ -83,11 +83,6 @@ class RoundDirectory:
     def done(self) -> bool:
         """Whether the round is closed."""
         return self.metrics.exists()
-
-    def sweep(self) -> None:
-        """Removes what an interrupted program left half-written."""
-        sweep(self.path)
-        sweep(self.path / "updates")
 
 
 @dataclass(frozen=True, slots=True)

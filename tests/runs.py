@@ -45,7 +45,7 @@ def small_recipe(folder: Path, name: str = "run", **sections: dict) -> dict:
         "output": {"dir": str(folder / name)},
     }
     for section, values in sections.items():
-        recipe[section] = {**recipe[section], **values}
+        recipe[section] = {**recipe.get(section, {}), **values}
     return recipe
 
 

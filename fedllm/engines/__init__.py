@@ -1,1 +1,1 @@
-"""Engines drive the same round functions: all clients in this process, or one program per client."""
+"""Engines drive the same round functions: all clients in one process, or one program per client."""

@@ -46,7 +46,6 @@ def open_round(
     before, this = federation.round(number - 1), federation.round(number)
     if not before.aggregate.exists():
         raise EngineError(f"round {number} cannot open: round {number - 1} is not closed")
-    this.sweep()
     if not this.sent.exists():
         link_directory(before.aggregate, this.sent)
     if not this.plan.exists():
@@ -139,7 +138,7 @@ def finish_round(
     base: str,
     failed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Closes an open round: reads updates, combines them, writes ``global/``, then ``metrics.json``.
+    """Closes an open round: reads and combines updates, writes ``global/`` and ``metrics.json``.
 
     Returns:
         The content of ``metrics.json``; a round that is closed already returns it unchanged.

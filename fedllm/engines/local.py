@@ -98,7 +98,7 @@ def _train_cohort(
 
 
 def _reason(error: Exception, private: Path) -> str:
-    """A sentence for the round's record. Text of foreign exceptions may quote data: it stays home."""
+    """A sentence for the round's record; a foreign exception may quote data, so it stays home."""
     if isinstance(error, FedLLMError):
         return str(error)
     import traceback

@@ -173,6 +173,6 @@ def _remember_base(run: RunDirectory, base: BaseModel) -> None:
     if before["fingerprint"] != base.fingerprint:
         raise ConfigError(
             f"model.name={base.name} is not the model this run began with (fingerprint "
-            f"{base.fingerprint[:12]}, was {before['fingerprint'][:12]}); restore it, or start over "
-            "with --fresh"
+            f"{base.fingerprint[:12]}, was {before['fingerprint'][:12]}); restore it, or start "
+            "over with --fresh"
         )

@@ -44,7 +44,7 @@ class Arm:
 
 
 def plan_arms(config: RunConfig) -> list[Arm]:
-    """The arms of a run in the order of the report, the recipe's own system last but the ceiling."""
+    """The arms of a run in the report's order: the recipe's own system last but the ceiling."""
     chosen = set(config.eval.arms)
     arms = [arm for arm in _comparisons(config) if arm.name in chosen]
     before = [arm for arm in arms if arm.kind != "centralised"]

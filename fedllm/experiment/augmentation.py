@@ -69,7 +69,7 @@ class Augmenter:
     def widen(
         self, federation: FederationDirectory, method: Widening, shards: Mapping[str, Shard]
     ) -> dict[str, list[Example]]:
-        """The public examples handed to every client of ``federation``; planned and written once."""
+        """The public examples handed to every client of ``federation``; planned once."""
         if method == "none":
             return {client: [] for client in shards}
         done = federation.augmentation / "plan.json"
@@ -90,7 +90,7 @@ class Augmenter:
         """
         path = self._run.root / "public" / "coverage.json"
         if not path.exists():
-            given = {
+            given: dict[str, list[int]] = {
                 arm.widening: self._handed_out(arm, shards)
                 for arm in arms
                 if arm.widening != "none"

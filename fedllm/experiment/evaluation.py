@@ -1,7 +1,7 @@
 """Scores a global adapter on every client's held-out data.
 
-Client side: per-sample records are written to the client's own folder, and what it reports are means,
-intervals and counts by domain.
+Client side: per-sample records are written to the client's own folder, and what it reports are
+means, intervals and counts by domain.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from fedllm.atomic import sweep
 from fedllm.config import RunConfig
 from fedllm.data.shards import Shard
 from fedllm.engines.files import open_next
@@ -43,6 +44,7 @@ def run_experiment(
     """
     run = create_run(config, describe_environment(config.training))
     with run.locked():
+        sweep(run.root)
         imports = time.monotonic() - started
         run.event("seconds", stage="imports", seconds=round(imports, 4))
         experiment = _Experiment(run, watcher)

@@ -1,4 +1,4 @@
-"""The learning rate of a round: a schedule over rounds, constant inside a round (as OpenFedLLM's)."""
+"""The learning rate: a schedule over rounds, constant inside a round (as OpenFedLLM's)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def test_every_arm_starts_from_the_same_adapter(finished):
 
 def test_an_arm_gives_the_bytes_it_gives_alone(finished):
     folder, _ = finished
-    work(folder, "alone", eval={"arms": []}, algorithm={"name": "fedit"}, retrieval={"method": "none"})  # fmt: skip
+    plain = {"algorithm": {"name": "fedit"}, "retrieval": {"method": "none"}}
+    work(folder, "alone", eval={"arms": []}, **plain)
     alone = fingerprints(folder / "alone", only="rounds/0002/global")
     beside = fingerprints(folder / "run" / "arms" / "fedit", only="rounds/0002/global")
     assert alone == beside and alone
