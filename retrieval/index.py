@@ -292,6 +292,18 @@ def _search_structure(
         depth *= 2
 
 
+def nearest(rows: Array, count: int) -> tuple[Array, Rows]:
+    """Each row's ``count`` nearest rows, itself included: cosines and rows ``(N, count)``."""
+    count = min(count, len(rows))
+    scores, found = np.empty((len(rows), count), np.float32), np.empty((len(rows), count), np.int64)
+    for start in range(0, len(rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        scores[part], found[part] = faiss.knn(
+            rows[part], rows, count, metric=faiss.METRIC_INNER_PRODUCT
+        )
+    return scores, found
+
+
 def _floor(values: Array, count: int, ceiling: float) -> float:
     """Rounded scores below this cannot be among the ``count`` best at or below ``ceiling``."""
     certain = values[values <= ceiling - ROUNDING]

@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
+from fedllm.retrieval.coverage import coverage as coverage_of
+from fedllm.retrieval.graph import greedy_on_graph
 from fedllm.retrieval.vectors import Array, check_rows
 
 SelectionMethod = Literal["greedy+swap", "greedy", "swap", "paper"]
@@ -35,6 +37,10 @@ IMPROVEMENT = 1e-12
 DOUBLE_UP_TO = 4096
 """Up to so many centroids similarities are kept in float64: two that serve only each other tie but
 for rounding, and are then told apart as the printed algorithm would."""
+GRAPH_ABOVE = 30_000
+"""Centroids up to which all pairs are compared (3.6 GB); beyond, greedy runs on a graph of nearest
+neighbours and is not followed by swaps."""
+NEIGHBOURS = 128
 BLOCK = 512
 """Candidates evaluated at once, which bounds temporary memory at ``BLOCK x Q`` floats."""
 
@@ -49,6 +55,8 @@ class Selection:
     """``d(C, P)``, in [-1, 1]."""
     steps: int
     """Slots that were replaced after the start."""
+    neighbours: int = 0
+    """Nearest centroids each one was compared with; 0 means all (see :mod:`.graph`)."""
 
 
 def select_centers(
@@ -75,25 +83,39 @@ def select_centers(
     ]
     counts = [len(block) for block in blocks]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-    similarity = _similarity(np.concatenate(blocks))
-    if method in ("paper", "swap"):
-        state = _Slots(similarity, starts)
-        state.ascend(first_stall=method == "paper")
-        chosen = state.chosen
-    else:
-        state = _Slots(similarity, _lazy_greedy(similarity, len(clients)))
-        if method == "greedy+swap":
-            state.ascend(first_stall=False)
-        affinity = (
-            np.add.reduceat(similarity[state.chosen], starts, axis=1).T / np.array(counts)[:, None]
-        )  # (clients, slots)
-        chosen = state.chosen[best_matching(affinity.astype(np.float64))]
+    rows = np.concatenate(blocks)
+    chosen, coverage, steps, neighbours = _choose(rows, starts, method)
+    if method in ("greedy", "greedy+swap"):
+        means = np.stack([block.mean(axis=0) for block in blocks])
+        chosen = chosen[best_matching((means @ rows[chosen].T).astype(np.float64))]
     owners = np.searchsorted(starts, chosen, side="right") - 1
     assignment = {
         name: (clients[owner], int(row - starts[owner]))
         for name, owner, row in zip(clients, owners, chosen, strict=True)
     }
-    return Selection(assignment, state.coverage, state.steps)
+    return Selection(assignment, coverage, steps, neighbours)
+
+
+def _choose(
+    rows: Array, starts: npt.NDArray[np.int64], method: SelectionMethod
+) -> tuple[npt.NDArray[np.int64], float, int, int]:
+    """Selected rows, their coverage, replacements made and neighbours per centroid (0: all)."""
+    slots = len(starts)
+    if len(rows) > GRAPH_ABOVE:
+        if method not in ("greedy", "greedy+swap"):
+            raise RetrievalError(
+                f"retrieval.selection={method} compares all pairs of {len(rows)} centroids, "
+                f"more than {GRAPH_ABOVE}; use greedy+swap or fewer retrieval.clusters"
+            )
+        neighbours = min(max(NEIGHBOURS, round(1.3 * len(rows) / slots)), 1024)
+        chosen = greedy_on_graph(rows, slots, neighbours=neighbours)
+        return chosen, float(coverage_of(rows, rows[chosen])), 0, neighbours
+    similarity = _similarity(rows)
+    start = starts if method in ("paper", "swap") else _lazy_greedy(similarity, slots)
+    state = _Slots(similarity, start)
+    if method != "greedy":
+        state.ascend(first_stall=method == "paper")
+    return state.chosen, state.coverage, state.steps, 0
 
 
 def _similarity(rows: Array) -> Similarity:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval import selection as selection_module
+from fedllm.retrieval.graph import greedy_on_graph
 from fedllm.retrieval.selection import best_matching, select_centers
 
 
@@ -190,3 +191,33 @@ def test_single_precision_of_many_centroids_loses_no_coverage(monkeypatch):
     monkeypatch.setattr(selection_module, "DOUBLE_UP_TO", 0)
     for method, value in exact.items():
         assert select_centers(centers, method).coverage == pytest.approx(value, abs=1e-5)
+
+
+def test_many_centroids_are_selected_on_a_graph_with_little_loss(monkeypatch):
+    centers = clustered(5, clients=20, per_client=30, width=24, topics=40)
+    exact = select_centers(centers, "greedy+swap")
+    monkeypatch.setattr(selection_module, "GRAPH_ABOVE", 500)
+    monkeypatch.setattr(selection_module, "NEIGHBOURS", 40)
+    on_graph = select_centers(centers, "greedy+swap")
+    assert (exact.neighbours, on_graph.neighbours) == (0, 40)
+    everything = np.concatenate(list(centers.values()))
+    chosen = everything[rows_of(on_graph, centers)]
+    assert on_graph.coverage == pytest.approx(coverage(everything, chosen), abs=1e-6)
+    assert on_graph.coverage > 0.97 * exact.coverage
+    assert len(set(on_graph.assignment.values())) == 20
+    assert on_graph == select_centers(centers, "greedy+swap")
+    with pytest.raises(RetrievalError, match="selection=paper compares all pairs of 600"):
+        select_centers(centers, "paper")
+
+
+def test_greedy_on_a_complete_graph_is_greedy_from_the_farthest_neighbour():
+    rows = np.concatenate(list(clustered(6, 4, 10).values()))
+    chosen = greedy_on_graph(rows, 5, neighbours=len(rows))
+    similarity = (rows @ rows.T).astype(np.float64)
+    served, expected = similarity.min(axis=1), []
+    for _ in range(5):
+        gains = np.maximum(similarity - served[None], 0).sum(axis=1)
+        gains[expected] = -1
+        expected.append(int(np.argmax(gains)))
+        served = np.maximum(served, similarity[expected[-1]])
+    assert chosen.tolist() == expected
