@@ -1,0 +1,436 @@
+"""The report as one HTML file: no script, no request to anywhere, readable on a phone and in print.
+
+Every section is made from the summary alone and left out where the run measured nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from fedllm.eval import findings, formats
+from fedllm.eval.drawings import Drawing, drawings
+from fedllm.eval.figures import FIGURE_STYLE, share_bar
+from fedllm.eval.findings import AVERAGE, FULL, cell
+from fedllm.eval.palette import arm_colour, client_colour, variables
+
+MEASURES = {
+    "score": ("Exact score", "share of held-out questions answered right, higher is better"),
+    "loss": ("Held-out loss", "nats per response token, lower is better"),
+}
+SENT = {
+    "adapter": "adapter update (LoRA factors)",
+    "centroids": "centroids of instruction embeddings",
+    "metrics": "counts, losses, scores",
+}
+RECEIVED = {"adapter": "global adapter", "public": "public instructions"}
+STAGES = {
+    "training": "client training",
+    "evaluation": "evaluation",
+    "retrieval": "embedding and retrieval",
+    "aggregation": "aggregation",
+    "loading": "loading the model",
+    "imports": "starting Python",
+    "data": "making shards",
+    "probe": "extraction probe",
+}
+STYLE = """
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--page);color:var(--ink);line-height:1.55;font-size:16px;
+font-family:ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+font-variant-numeric:tabular-nums}
+main{max-width:1080px;margin:0 auto;padding:40px 20px 80px}
+header p.meta{color:var(--muted);font-size:14px;margin:0 0 10px}
+h1{font-size:clamp(22px,3.2vw,32px);line-height:1.25;letter-spacing:-.015em;margin:0 0 14px;
+max-width:32em;text-wrap:balance}
+h2{font-size:20px;letter-spacing:-.01em;margin:0 0 4px}
+h3{font-size:15px;margin:26px 0 8px}
+p{margin:0 0 12px;max-width:72ch}
+p.lead{font-size:17px}
+.muted,figcaption,.note{color:var(--muted);font-size:14px}
+section,.facts{background:var(--card);border:1px solid var(--line);border-radius:14px}
+section{padding:24px 26px;margin-top:20px}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));margin:26px 0 0;
+padding:0;overflow:hidden}
+.facts div{padding:16px 20px;border-right:1px solid var(--line);margin-right:-1px}
+.facts dt{color:var(--muted);font-size:13px}
+.facts dd{margin:2px 0 0;font-size:24px;font-weight:650;letter-spacing:-.02em;line-height:1.25}
+.facts dd small{display:block;font-size:13px;font-weight:400;letter-spacing:0;color:var(--muted)}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,410px),1fr));gap:18px 30px}
+figure{margin:16px 0 0;min-width:0}
+figure svg{display:block;width:100%;height:auto;overflow:visible}
+figcaption{margin-top:6px}
+figure>b{display:block;font-size:14px;font-weight:650;margin-bottom:6px}
+.legend{display:flex;flex-wrap:wrap;gap:4px 18px;padding:0;margin:12px 0 0;list-style:none;
+font-size:13.5px}
+.legend li{display:flex;align-items:center;gap:7px}
+.legend i{width:12px;height:12px;border-radius:3px;flex:none}
+.legend i.star,.legend i.diamond{border-radius:0;background:var(--muted)}
+.legend i.diamond{transform:rotate(45deg) scale(.8)}
+.legend i.star{clip-path:polygon(50% 0,63% 34%,98% 35%,70% 57%,79% 91%,50% 71%,21% 91%,30% 57%,
+2% 35%,37% 34%)}
+.legend i.round{border-radius:50%;width:9px;height:9px}
+.scroll{overflow-x:auto;margin:10px -4px 0;padding:0 4px}
+table{border-collapse:collapse;width:100%;font-size:14.5px}
+th,td{text-align:right;padding:8px 12px;border-bottom:1px solid var(--line);vertical-align:top;
+white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;min-width:11em}
+thead th{color:var(--muted);font-weight:500;font-size:13px;text-transform:capitalize}
+tbody tr:last-child td,tbody tr:last-child th{border-bottom:0}
+tbody th{font-weight:500}
+td small{display:block;color:var(--muted);font-size:12px}
+tr.full th,tr.full td{background:color-mix(in srgb,var(--arm-full) 7%,transparent)}
+tr.full th{font-weight:650;box-shadow:inset 3px 0 var(--arm-full);padding-left:12px}
+td.best b{color:var(--good)}
+td.best b::after{content:" \\2713";font-size:12px}
+th i.dot{display:inline-block;width:9px;height:9px;border-radius:50%;margin-right:9px}
+td.left{text-align:left;white-space:normal}
+details{margin-top:14px;font-size:14px}
+summary{cursor:pointer;color:var(--muted)}
+pre{background:var(--soft);border-radius:8px;padding:12px 14px;overflow-x:auto;font-size:13.5px;
+white-space:pre-wrap;word-break:break-word;margin:8px 0 14px}
+code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.93em}
+.tag{display:inline-block;border-radius:20px;padding:2px 11px;font-size:13px;font-weight:600}
+.tag.ok{color:var(--good);background:color-mix(in srgb,var(--good) 13%,transparent)}
+.tag.bad{color:var(--bad);background:color-mix(in srgb,var(--bad) 13%,transparent)}
+footer{color:var(--muted);font-size:13.5px;margin-top:28px}
+@media(max-width:560px){main{padding:24px 12px 60px}section{padding:18px 16px}
+th,td{padding:7px 8px}.facts dd{font-size:20px}}
+@media print{body{background:none}section{break-inside:avoid}details{display:none}}
+"""
+
+
+def render_html(summary: Mapping[str, Any]) -> str:
+    """The whole page."""
+    figures = drawings(summary)
+    sections = [
+        _results(summary, figures),
+        _rounds(figures),
+        _coverage(summary, figures),
+        _aggregation(summary, figures),
+        _probe(summary, figures),
+        _traffic(summary),
+        _time(summary),
+        _clients(summary),
+        _reproduce(summary),
+    ]
+    title = f"fedllm: {summary['run']}"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title>"
+        f"<style>{variables(':root')}{STYLE}{FIGURE_STYLE}</style></head><body><main>"
+        f"{_header(summary)}{''.join(sections)}{FOOTER}</main></body></html>\n"
+    )
+
+
+FOOTER = (
+    "<footer><p>Intervals are 95 %: Wilson for shares, bootstrap over samples for losses. They "
+    "speak of the held-out samples of this one run, not of other seeds. Two arms are called "
+    "different only where the interval of their difference leaves out zero, and a best value is marked only "
+    "where it differs from every other arm; base and centralised do not compete.</p></footer>"
+)
+
+
+def _header(summary: Mapping[str, Any]) -> str:
+    sentences = " ".join(findings.context(summary))
+    model = summary["model"]
+    meta = (
+        f"{summary['run']} · {len(summary['clients'])} clients · "
+        f"{formats.count(model['parameters'])} parameter model {model['name']} · "
+        f"{summary['created'][:10]}"
+    )
+    return (
+        f'<header><p class="meta">{escape(meta)}</p><h1>{escape(findings.headline(summary))}</h1>'
+        f'<p class="lead muted">{escape(sentences)}</p>{_facts(summary)}</header>'
+    )
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    facts = []
+    full = findings.arm_named(summary, FULL)
+    for measure in findings.measures(summary):
+        value = cell(full, AVERAGE, measure) if full else None
+        if value:
+            note = f"{formats.bounds(value, measure)} · average over domains"
+            facts.append((MEASURES[measure][0], formats.measured(value, measure), note))
+    totals = list(findings.traffic_totals(summary).values())
+    if totals:
+        up, down = (sum(column) / len(totals) for column in zip(*totals, strict=True))
+        facts.append(("Sent per client", formats.size(up), f"received {formats.size(down)}"))
+    parts = findings.time_parts(summary)
+    if parts:
+        total = summary["seconds"].get("total") or sum(amount for _, amount in parts)
+        training = summary["seconds"].get("training", 0.0)
+        note = f"{formats.duration(training)} of it client training"
+        facts.append(("Whole run", formats.duration(total), note))
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in facts
+    )
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _results(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
+    body = [_legend(_arm_legend(summary))]
+    for measure in findings.measures(summary):
+        name, meaning = MEASURES[measure]
+        body.append(f'<h3>{name} <span class="note">{meaning}</span></h3>')
+        body.append(_result_table(summary, measure))
+        shown = [d for d in figures.values() if d.section == f"results {measure}"]
+        body.append(f'<div class="grid">{"".join(map(_figure, shown))}</div>')
+    body.append(_local_table(summary))
+    return _section("Results", "What each way of training reaches on held-out data.", body)
+
+
+def _result_table(summary: Mapping[str, Any], measure: findings.Measure) -> str:
+    columns = [AVERAGE, *summary["domains"]]
+    best = {column: findings.best(summary, column, measure) for column in columns}
+    rows = []
+    for arm in summary["arms"]:
+        colour = arm_colour(arm["name"])
+        cells = [
+            _measured(cell(arm, column, measure), measure, arm["name"] == best[column])
+            for column in columns
+        ]
+        hint = escape(arm.get("description", ""), quote=True)
+        rows.append(
+            f'<tr class="{escape(arm["name"])}"><th scope="row" title="{hint}">'
+            f'<i class="dot" style="background:{colour}"></i>{escape(arm["title"])}</th>'
+            f"{''.join(cells)}</tr>"
+        )
+    return _table(["", *columns], rows)
+
+
+def _measured(value: Any, measure: str, best: bool = False) -> str:
+    if value is None:
+        return "<td>–</td>"
+    return (
+        f'<td class="{"best" if best else ""}"><b>{formats.measured(value, measure)}</b>'
+        f"<small>{formats.bounds(value, measure)}</small></td>"
+    )
+
+
+def _local_table(summary: Mapping[str, Any]) -> str:
+    """How each client's own model does on everybody's domains."""
+    local = findings.arm_named(summary, "local")
+    if not local or not local.get("per_client"):
+        return ""
+    measure = findings.measures(summary)[0]
+    columns = [AVERAGE, *summary["domains"]]
+    rows = []
+    for client, domains in local["per_client"].items():
+        cells = [
+            _measured(findings.interval((domains.get(c) or {}).get(measure)), measure)
+            for c in columns
+        ]
+        rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join(cells)}</tr>')
+    return (
+        f"<details><summary>What each client's own model does outside its domain "
+        f"({MEASURES[measure][0].lower()})</summary>{_table(['', *columns], rows)}</details>"
+    )
+
+
+def _rounds(figures: Mapping[str, Drawing]) -> str:
+    shown = [d for d in figures.values() if d.section == "rounds"]
+    domains = [d for d in figures.values() if d.section == "rounds by domain"]
+    if not shown:
+        return ""
+    body = [_legend(shown[0].legend), f'<div class="grid">{"".join(map(_figure, shown))}</div>']
+    if domains:
+        charts = "".join(map(_figure, domains))
+        body.append(
+            f'<details><summary>By domain</summary><div class="grid">{charts}</div></details>'
+        )
+    text = "The global adapter after every round; round 0 is the base model, shades are intervals."
+    return _section("Round by round", text, body)
+
+
+def _coverage(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
+    shown = [d for d in figures.values() if d.section == "coverage"]
+    if not shown:
+        return ""
+    charts = "".join(_figure(drawing, legend=True) for drawing in shown)
+    text = findings.coverage_sentence(summary)
+    return _section("Domain coverage", text, [f'<div class="grid">{charts}</div>'])
+
+
+def _aggregation(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
+    drawing = figures.get("aggregation")
+    full = findings.arm_named(summary, FULL)
+    if drawing is None or full is None:
+        return ""
+    text = findings.aggregation_sentence(findings.aggregation_points(full))
+    return _section("What aggregation loses", text, [_figure(drawing, legend=True)])
+
+
+def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
+    probe = summary.get("probe")
+    if not probe:
+        return ""
+    leaking = any(findings.leaks(row) for row in probe["clients"].values())
+    kind, word = ("bad", "excess found") if leaking else ("ok", "no excess found")
+    rows = []
+    for client, row in probe["clients"].items():
+        excess = [_excess(row.get(key)) for key in ("excess_over_base", "excess_over_nonmembers")]
+        rates = [_rate(row[key]) for key in ("members", "base_members", "nonmembers")]
+        rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join([*rates, *excess])}</tr>')
+    heads = ["", "private samples", "same, base model", "unseen samples"]
+    heads += ["excess over base", "excess over unseen"]
+    body = [
+        f'<p><span class="tag {kind}">{word}</span></p>',
+        *(_figure(d, legend=True) for d in figures.values() if d.section == "probe"),
+        _table(heads, rows),
+        f'<p class="note" style="margin-top:12px">{escape(probe.get("description", ""))}</p>',
+    ]
+    return _section("Can private text be extracted?", findings.extraction_sentence(probe), body)
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    if not row["n"]:
+        return "<td>–<small>none long enough</small></td>"
+    ends = f"{100 * row['low']:.0f}–{100 * row['high']:.0f} of {row['n']}"
+    return f"<td><b>{100 * row['rate']:.0f} %</b><small>{ends}</small></td>"
+
+
+def _excess(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "<td>–</td>"
+    return (
+        f"<td><b>{100 * row['mean']:+.0f}</b>"
+        f"<small>{100 * row['low']:+.0f} to {100 * row['high']:+.0f}</small></td>"
+    )
+
+
+def _traffic(summary: Mapping[str, Any]) -> str:
+    traffic = summary.get("traffic")
+    if not traffic:
+        return ""
+    rows = []
+    for client, parts in traffic.items():
+        cells = [f"<td>{formats.size(parts['up'].get(key, 0))}</td>" for key in SENT]
+        cells += [f"<td>{formats.size(parts['down'].get(key, 0))}</td>" for key in RECEIVED]
+        rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join(cells)}</tr>')
+    heads = ["", *(f"↑ {name}" for name in SENT.values()), *(f"↓ {n}" for n in RECEIVED.values())]
+    text = (
+        f"{findings.traffic_sentence(summary)} Instructions, responses and per-sample results "
+        "stay with the client; an adapter update is not protected by itself and can carry traces "
+        "of the data it was trained on."
+    )
+    return _section("What leaves a client", text, [_table(heads, rows)])
+
+
+def _time(summary: Mapping[str, Any]) -> str:
+    parts = findings.time_parts(summary)
+    if not parts:
+        return ""
+    colours = [
+        "var(--pool)" if name == "other" else client_colour(i) for i, (name, _) in enumerate(parts)
+    ]
+    named = [(STAGES.get(name, name), amount) for name, amount in parts]
+    bar = share_bar(
+        [
+            (f"{name}: {formats.duration(amount)}", amount, colour)
+            for (name, amount), colour in zip(named, colours, strict=True)
+        ],
+        alt="Time by stage: " + ", ".join(f"{n} {formats.duration(a)}" for n, a in named),
+    )
+    legend = [
+        (f"{name} {formats.duration(amount)}", colour, "")
+        for (name, amount), colour in zip(named, colours, strict=True)
+    ]
+    body = [f"<figure>{bar}</figure>", _legend(legend)]
+    return _section("Where the time went", findings.time_sentence(summary), body)
+
+
+def _clients(summary: Mapping[str, Any]) -> str:
+    rows = [
+        f'<tr><th scope="row">{escape(client)}</th><td class="left">{escape(row["domain"])}</td>'
+        f"<td>{row['train']}</td><td>{row.get('public', 0)}</td><td>{row['test']}</td></tr>"
+        for client, row in summary["clients"].items()
+    ]
+    body = [_table(["", "domain", "private examples", "public ones received", "held out"], rows)]
+    failed = findings.failures(summary)
+    text = "No client failed in any round."
+    if failed:
+        text = f"{len(failed)} updates were left out; the rounds went on without them."
+        lines = [
+            f'<tr><th scope="row">{escape(client)}</th><td class="left">{escape(title)}</td>'
+            f'<td>{number}</td><td class="left">{escape(reason)}</td></tr>'
+            for title, number, client, reason in failed
+        ]
+        body += ["<h3>Left out</h3>", _table(["client", "arm", "round", "reason"], lines)]
+    return _section("Clients", text, body)
+
+
+def _reproduce(summary: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{n} {v}" for n, v in sorted(summary["versions"].items()) if v)
+    model = summary["model"]
+    facts = [
+        f"seed {summary['seed']}",
+        f"{summary['threads']} CPU threads" if summary.get("threads") else "",
+        f"base model {model['name']}, fingerprint {model['fingerprint'][:16]}",
+        f"{formats.count(model['parameters'])} parameters, "
+        f"{formats.count(model['trainable'])} of them trained by clients",
+    ]
+    body = [
+        f"<pre><code>{escape(summary['command'])}</code></pre>",
+        f"<p>{escape('; '.join(fact for fact in facts if fact))}.</p>",
+        f'<p class="note">{escape(versions)}</p>',
+    ]
+    text = "The numbers behind this page are in summary.json beside it."
+    return _section("How to run this again", text, body)
+
+
+def _arm_legend(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [
+        (f"{arm['title']}: {arm['description']}", arm_colour(arm["name"]), "round")
+        for arm in summary["arms"]
+    ]
+
+
+def _section(title: str, text: str, body: Sequence[str]) -> str:
+    lead = f'<p class="muted">{escape(text)}</p>' if text else ""
+    return f"<section><h2>{escape(title)}</h2>{lead}{''.join(body)}</section>"
+
+
+def _figure(drawing: Drawing, *, legend: bool = False) -> str:
+    marks = _legend(drawing.legend) if legend else ""
+    caption = f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else ""
+    return (
+        f"<figure><b>{escape(drawing.title)}</b>{drawing.svg}{marks}{caption}"
+        f"{_numbers(drawing)}</figure>"
+    )
+
+
+def _numbers(drawing: Drawing) -> str:
+    """The figure's data as a table, for those who cannot see it or want the values."""
+    if not drawing.table:
+        return ""
+    head, *rows = drawing.table
+    lines = [
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        f"{''.join(f'<td>{escape(value)}</td>' for value in row[1:])}</tr>"
+        for row in rows
+    ]
+    return f"<details><summary>Numbers</summary>{_table(head, lines)}</details>"
+
+
+def _legend(marks: Sequence[tuple[str, str, str]]) -> str:
+    """Entries ``(text, colour, shape)``."""
+    items = "".join(
+        f'<li><i class="{shape}" style="background:{colour}"></i>{escape(text)}</li>'
+        for text, colour, shape in marks
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
