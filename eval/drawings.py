@@ -33,6 +33,8 @@ class Drawing:
     legend: Sequence[Mark] = ()
     table: Sequence[Sequence[str]] = field(default=())
     """Header and rows: the same data as text."""
+    wide: bool = False
+    """Drawn for the whole width of the page; a phone scrolls it."""
 
 
 def drawings(summary: Mapping[str, Any]) -> dict[str, Drawing]:
@@ -76,7 +78,8 @@ def _result(summary: Mapping[str, Any], column: str, measure: findings.Measure) 
         x_range=(0.0, 1.0) if measure == "score" else None,
         label_width=158,
     )
-    return Drawing(f"results {measure}", where.capitalize(), svg)
+    section = "results" if column == AVERAGE else "results by domain"
+    return Drawing(section, f"{TITLES[measure]}, {where}", svg)
 
 
 def _rounds(summary: Mapping[str, Any], column: str, measure: findings.Measure) -> Drawing | None:
@@ -111,9 +114,10 @@ def _rounds(summary: Mapping[str, Any], column: str, measure: findings.Measure) 
         from_zero=measure == "score",
     )
     section = "rounds" if column == AVERAGE else "rounds by domain"
+    order = [arm["title"] for arm in summary["arms"]]
     legend = [
-        (f"{line.title}{' (level)' if line.dashed else ''}", line.colour, "")
-        for line in reversed(lines)
+        (f"{line.title} (dashed)" if line.dashed else line.title, line.colour, "")
+        for line in sorted(lines, key=lambda line: order.index(line.title))
     ]
     title = f"{TITLES[measure]}, {where}"
     return Drawing(section, title, svg, legend=legend, table=_line_table(lines, measure))
@@ -149,11 +153,17 @@ def _coverage_bars(domains: Mapping[str, Mapping[str, float | None]]) -> Drawing
     return Drawing(
         "coverage",
         "Coverage by domain",
-        bar_chart(groups, alt=f"Coverage, {', '.join(head[1:])}: {spoken}", y_label="coverage"),
+        bar_chart(
+            groups,
+            alt=f"Coverage, {', '.join(head[1:])}: {spoken}",
+            y_label="coverage",
+            size=(960, 260),
+        ),
         caption="Mean cosine of the domain's public examples to the nearest example that covers "
         "them.",
         legend=[(title, colour, "") for title, colour in used.values()],
         table=[head, *rows],
+        wide=True,
     )
 
 
@@ -163,8 +173,8 @@ def _coverage_map(drawn: Mapping[str, Any], domains: Sequence[str]) -> Drawing:
     outside = [p for p, label in zip(drawn["pool"], labels, strict=True) if label not in domains]
     clients = sorted(drawn["centroids"] or drawn["retrieved"])
     layers = [
-        Dots("public pool, other subjects", "var(--line)", outside, "dot"),
-        Dots("public pool, clients' domains", "var(--pool)", inside, "dot"),
+        Dots("public pool, other subjects", "var(--pool)", outside, "faint"),
+        Dots("public pool, clients' domains", "var(--muted)", inside, "dot"),
     ]
     shapes = (("retrieved", "small"), ("centroids", "diamond"), ("selected", "star"))
     for kind, shape in shapes:
@@ -190,6 +200,7 @@ def _coverage_map(drawn: Mapping[str, Any], domains: Sequence[str]) -> Drawing:
             ("selected centre", "var(--muted)", "star"),
             ("public pool (darker: clients' domains)", "var(--pool)", "round"),
         ],
+        wide=True,
     )
 
 
@@ -221,6 +232,7 @@ def _aggregation(points: Sequence[Mapping[str, float]]) -> Drawing:
         ),
         legend=[(line.title, line.colour, "") for line in lines],
         table=_line_table(lines, "share"),
+        wide=True,
     )
 
 
@@ -247,6 +259,7 @@ def _extraction(probe: Mapping[str, Any]) -> Drawing:
             size=(960, 280),
         ),
         legend=[(title, colour, "") for title, colour in POPULATIONS.values()],
+        wide=True,
     )
 
 

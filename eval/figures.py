@@ -44,7 +44,7 @@ class Dots:
     colour: str
     points: Sequence[Sequence[float]]
     shape: str
-    """``dot``, ``small``, ``diamond`` or ``star``."""
+    """``faint``, ``dot``, ``small``, ``diamond`` or ``star``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def bar_chart(
     return _svg(width, height, alt, parts)
 
 
-def scatter(layers: Sequence[Dots], *, alt: str, size: tuple[float, float] = (640, 440)) -> str:
+def scatter(layers: Sequence[Dots], *, alt: str, size: tuple[float, float] = (960, 470)) -> str:
     """A map without axes: only neighbourhood means something."""
     points = [point for layer in layers for point in layer.points]
     xs, ys = [p[0] for p in points] or [0.0], [p[1] for p in points] or [0.0]
@@ -320,18 +320,20 @@ def _bar(frame: Frame, bar: Bar, x: float, step: float, as_percent: bool) -> str
 
 
 def _dots(frame: Frame, layer: Dots) -> str:
-    marks = {
-        "dot": "M-1.9 0a1.9 1.9 0 1 0 3.8 0a1.9 1.9 0 1 0 -3.8 0z",
-        "small": "M-2.3 0a2.3 2.3 0 1 0 4.6 0a2.3 2.3 0 1 0 -4.6 0z",
-        "diamond": "M0 -6L6 0L0 6L-6 0z",
-        "star": "M0 -12L3 -4L11 -4L4.8 1.4L7 9.6L0 5L-7 9.6L-4.8 1.4L-11 -4L-3 -4z",
-    }
-    edge = "" if layer.shape == "dot" else ";stroke:var(--card);stroke-width:1"
-    opacity = {"dot": 0.55, "small": 0.8}.get(layer.shape, 1)
-    shape = marks[layer.shape]
-    body = "".join(
-        f'<path d="M{frame.x(p[0])} {frame.y(p[1])}{shape.replace("M", "m", 1)}"/>'
-        for p in layer.points
-    )
+    edge = ";stroke:var(--card);stroke-width:1" if layer.shape in OUTLINES else ""
+    opacity = {"faint": 0.45, "dot": 0.55, "small": 0.85}.get(layer.shape, 1)
+    body = "".join(_mark(layer.shape, frame.x(p[0]), frame.y(p[1])) for p in layer.points)
     title = f"<title>{escape(layer.title)}</title>"
     return f'<g style="fill:{layer.colour};opacity:{opacity}{edge}">{title}{body}</g>'
+
+
+def _mark(shape: str, x: float, y: float) -> str:
+    if shape not in OUTLINES:
+        return f'<circle cx="{x}" cy="{y}" r="{2.6 if shape == "small" else 1.9}"/>'
+    return f'<path transform="translate({x} {y})" d="{OUTLINES[shape]}"/>'
+
+
+OUTLINES = {
+    "diamond": "M0 -7L7 0L0 7L-7 0z",
+    "star": "M0 -13L3.2 -4.3L12.4 -4L5.1 1.6L7.6 10.5L0 5.3L-7.6 10.5L-5.1 1.6L-12.4 -4L-3.2 -4.3z",
+}

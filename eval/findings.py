@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedllm.eval.formats import duration, listed, measured, percent, signed, size
+from fedllm.eval.formats import duration, listed, measured, percent, size
 from fedllm.eval.stats import Interval, combine, difference
 
 Measure = Literal["loss", "score"]
@@ -126,8 +126,8 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 def context(summary: Mapping[str, Any]) -> list[str]:
     """Sentences that put the headline into proportion."""
-    sentences = []
     available = measures(summary)
+    sentences = _loss_sentence(summary) if len(available) == 2 else []
     for name, text in (
         ("base", "The base model without training"),
         ("centralised", "Training on all data in one place, the ceiling that privacy rules out,"),
@@ -137,10 +137,6 @@ def context(summary: Mapping[str, Any]) -> list[str]:
         if values:
             reached = [f"{_noun(m)} {measured(v, m)}" for m, v in values]
             sentences.append(f"{text} reaches {listed(reached)}.")
-    if len(available) == 2:
-        found = [c for name in REFERENCES if (c := compare(summary, name, "loss"))]
-        if found:
-            sentences.append(f"On held-out loss it is {listed([_loss(c) for c in found])}.")
     return sentences
 
 
@@ -284,9 +280,14 @@ def _with_value(summary: Mapping[str, Any], comparison: Comparison, measure: Mea
     return f"{comparison.title} ({measured(value, measure)})" if value else comparison.title
 
 
-def _loss(comparison: Comparison) -> str:
-    phrase = {"better": "below", "worse": "above", "level": "level with"}[comparison.verdict]
-    return f"{phrase} {comparison.title} ({signed(comparison.difference, 'loss')})"
+def _loss_sentence(summary: Mapping[str, Any]) -> list[str]:
+    ours = arm_named(summary, FULL)
+    value = cell(ours, AVERAGE, "loss") if ours else None
+    if value is None:
+        return []
+    found = [c for name in REFERENCES if (c := compare(summary, name, "loss"))]
+    reached = f"Its held-out loss is {measured(value, 'loss')} nats per token"
+    return [f"{reached}{_against(summary, found, 'loss')}."]
 
 
 def _noun(measure: str) -> str:

@@ -25,14 +25,6 @@ def bounds(interval: Interval, measure: str) -> str:
     return f"{100 * interval.low:.0f}{DASH}{100 * interval.high:.0f}"
 
 
-def signed(interval: Interval, measure: str) -> str:
-    """A difference with its interval: points of a score, nats of a loss."""
-    if measure == "loss":
-        return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-    low, mean, high = (100 * v for v in (interval.low, interval.mean, interval.high))
-    return f"{mean:+.0f} points [{low:+.0f}, {high:+.0f}]"
-
-
 def size(count: float) -> str:
     """Bytes with a decimal unit: ``40432`` is ``40.4 kB``."""
     value, unit = float(count), 0

@@ -20,11 +20,11 @@ MEASURES = {
     "loss": ("Held-out loss", "nats per response token, lower is better"),
 }
 SENT = {
-    "adapter": "adapter update (LoRA factors)",
-    "centroids": "centroids of instruction embeddings",
-    "metrics": "counts, losses, scores",
+    "adapter": "sent: adapter updates",
+    "centroids": "sent: centroids of embeddings",
+    "metrics": "sent: counts, losses, scores",
 }
-RECEIVED = {"adapter": "global adapter", "public": "public instructions"}
+RECEIVED = {"adapter": "received: global adapters", "public": "received: public instructions"}
 STAGES = {
     "training": "client training",
     "evaluation": "evaluation",
@@ -46,7 +46,8 @@ header p.meta{color:var(--muted);font-size:14px;margin:0 0 10px}
 h1{font-size:clamp(22px,3.2vw,32px);line-height:1.25;letter-spacing:-.015em;margin:0 0 14px;
 max-width:32em;text-wrap:balance}
 h2{font-size:20px;letter-spacing:-.01em;margin:0 0 4px}
-h3{font-size:15px;margin:26px 0 8px}
+h3{font-size:15px;margin:30px 0 8px}
+h3 .note{font-weight:400;margin-left:6px}
 p{margin:0 0 12px;max-width:72ch}
 p.lead{font-size:17px}
 .muted,figcaption,.note{color:var(--muted);font-size:14px}
@@ -61,6 +62,7 @@ padding:0;overflow:hidden}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,410px),1fr));gap:18px 30px}
 figure{margin:16px 0 0;min-width:0}
 figure svg{display:block;width:100%;height:auto;overflow:visible}
+figure>div{overflow-x:auto}
 figcaption{margin-top:6px}
 figure>b{display:block;font-size:14px;font-weight:650;margin-bottom:6px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;padding:0;margin:12px 0 0;list-style:none;
@@ -69,19 +71,21 @@ font-size:13.5px}
 .legend i{width:12px;height:12px;border-radius:3px;flex:none}
 .legend i.star,.legend i.diamond{border-radius:0;background:var(--muted)}
 .legend i.diamond{transform:rotate(45deg) scale(.8)}
-.legend i.star{clip-path:polygon(50% 0,63% 34%,98% 35%,70% 57%,79% 91%,50% 71%,21% 91%,30% 57%,
-2% 35%,37% 34%)}
+.legend i.star{width:16px;height:16px;clip-path:polygon(50% 0,63% 34%,98% 35%,70% 57%,79% 91%,
+50% 71%,21% 91%,30% 57%,2% 35%,37% 34%)}
 .legend i.round{border-radius:50%;width:9px;height:9px}
 .scroll{overflow-x:auto;margin:10px -4px 0;padding:0 4px}
 table{border-collapse:collapse;width:100%;font-size:14.5px}
 th,td{text-align:right;padding:8px 12px;border-bottom:1px solid var(--line);vertical-align:top;
 white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;min-width:11em}
-thead th{color:var(--muted);font-weight:500;font-size:13px;text-transform:capitalize}
+thead th{color:var(--muted);font-weight:500;font-size:13px;white-space:normal;vertical-align:bottom}
+thead th::first-letter{text-transform:uppercase}
+th:first-child{position:sticky;left:0;background:var(--card)}
 tbody tr:last-child td,tbody tr:last-child th{border-bottom:0}
 tbody th{font-weight:500}
 td small{display:block;color:var(--muted);font-size:12px}
-tr.full th,tr.full td{background:color-mix(in srgb,var(--arm-full) 7%,transparent)}
+tr.full th,tr.full td{background:color-mix(in srgb,var(--arm-full) 7%,var(--card))}
 tr.full th{font-weight:650;box-shadow:inset 3px 0 var(--arm-full);padding-left:12px}
 td.best b{color:var(--good)}
 td.best b::after{content:" \\2713";font-size:12px}
@@ -97,7 +101,8 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
 .tag.bad{color:var(--bad);background:color-mix(in srgb,var(--bad) 13%,transparent)}
 footer{color:var(--muted);font-size:13.5px;margin-top:28px}
 @media(max-width:560px){main{padding:24px 12px 60px}section{padding:18px 16px}
-th,td{padding:7px 8px}.facts dd{font-size:20px}}
+th,td{padding:7px 8px}.facts dd{font-size:20px}th:first-child,td:first-child{min-width:8.5em}
+figure>div.wide svg{width:620px}}
 @media print{body{background:none}section{break-inside:avoid}details{display:none}}
 """
 
@@ -130,13 +135,15 @@ def render_html(summary: Mapping[str, Any]) -> str:
 FOOTER = (
     "<footer><p>Intervals are 95 %: Wilson for shares, bootstrap over samples for losses. They "
     "speak of the held-out samples of this one run, not of other seeds. Two arms are called "
-    "different only where the interval of their difference leaves out zero, and a best value is marked only "
-    "where it differs from every other arm; base and centralised do not compete.</p></footer>"
+    "different only where the interval of their difference leaves out zero, and a best value is "
+    "marked only where it differs from every other arm; base and centralised do not compete.</p>"
+    "</footer>"
 )
 
 
 def _header(summary: Mapping[str, Any]) -> str:
     sentences = " ".join(findings.context(summary))
+    headline = findings.headline(summary).replace(" + ", "\u00a0+ ").replace(" %", "\u00a0%")
     model = summary["model"]
     meta = (
         f"{summary['run']} · {len(summary['clients'])} clients · "
@@ -144,7 +151,7 @@ def _header(summary: Mapping[str, Any]) -> str:
         f"{summary['created'][:10]}"
     )
     return (
-        f'<header><p class="meta">{escape(meta)}</p><h1>{escape(findings.headline(summary))}</h1>'
+        f'<header><p class="meta">{escape(meta)}</p><h1>{escape(headline)}</h1>'
         f'<p class="lead muted">{escape(sentences)}</p>{_facts(summary)}</header>'
     )
 
@@ -155,7 +162,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
     for measure in findings.measures(summary):
         value = cell(full, AVERAGE, measure) if full else None
         if value:
-            note = f"{formats.bounds(value, measure)} · average over domains"
+            note = f"95 % interval {formats.bounds(value, measure)}"
             facts.append((MEASURES[measure][0], formats.measured(value, measure), note))
     totals = list(findings.traffic_totals(summary).values())
     if totals:
@@ -175,13 +182,13 @@ def _facts(summary: Mapping[str, Any]) -> str:
 
 
 def _results(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
-    body = [_legend(_arm_legend(summary))]
+    body = [_legend(_arm_legend(summary)), _grid(figures, "results")]
     for measure in findings.measures(summary):
         name, meaning = MEASURES[measure]
         body.append(f'<h3>{name} <span class="note">{meaning}</span></h3>')
         body.append(_result_table(summary, measure))
-        shown = [d for d in figures.values() if d.section == f"results {measure}"]
-        body.append(f'<div class="grid">{"".join(map(_figure, shown))}</div>')
+    domains = _grid(figures, "results by domain")
+    body.append(f"<details><summary>Drawn by domain</summary>{domains}</details>")
     body.append(_local_table(summary))
     return _section("Results", "What each way of training reaches on held-out data.", body)
 
@@ -236,15 +243,11 @@ def _local_table(summary: Mapping[str, Any]) -> str:
 
 def _rounds(figures: Mapping[str, Drawing]) -> str:
     shown = [d for d in figures.values() if d.section == "rounds"]
-    domains = [d for d in figures.values() if d.section == "rounds by domain"]
     if not shown:
         return ""
-    body = [_legend(shown[0].legend), f'<div class="grid">{"".join(map(_figure, shown))}</div>']
-    if domains:
-        charts = "".join(map(_figure, domains))
-        body.append(
-            f'<details><summary>By domain</summary><div class="grid">{charts}</div></details>'
-        )
+    domains = _grid(figures, "rounds by domain")
+    body = [_legend(shown[0].legend), _grid(figures, "rounds")]
+    body.append(f"<details><summary>By domain</summary>{domains}</details>")
     text = "The global adapter after every round; round 0 is the base model, shades are intervals."
     return _section("Round by round", text, body)
 
@@ -255,7 +258,7 @@ def _coverage(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str
         return ""
     charts = "".join(_figure(drawing, legend=True) for drawing in shown)
     text = findings.coverage_sentence(summary)
-    return _section("Domain coverage", text, [f'<div class="grid">{charts}</div>'])
+    return _section("Domain coverage", text, [charts])
 
 
 def _aggregation(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
@@ -302,7 +305,7 @@ def _excess(row: Mapping[str, Any] | None) -> str:
     return (
         f"<td><b>{100 * row['mean']:+.0f}</b>"
         f"<small>{100 * row['low']:+.0f} to {100 * row['high']:+.0f}</small></td>"
-    )
+    ).replace("-", "−")
 
 
 def _traffic(summary: Mapping[str, Any]) -> str:
@@ -314,7 +317,7 @@ def _traffic(summary: Mapping[str, Any]) -> str:
         cells = [f"<td>{formats.size(parts['up'].get(key, 0))}</td>" for key in SENT]
         cells += [f"<td>{formats.size(parts['down'].get(key, 0))}</td>" for key in RECEIVED]
         rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join(cells)}</tr>')
-    heads = ["", *(f"↑ {name}" for name in SENT.values()), *(f"↓ {n}" for n in RECEIVED.values())]
+    heads = ["", *SENT.values(), *RECEIVED.values()]
     text = (
         f"{findings.traffic_sentence(summary)} Instructions, responses and per-sample results "
         "stay with the client; an adapter update is not protected by itself and can carry traces "
@@ -356,7 +359,8 @@ def _clients(summary: Mapping[str, Any]) -> str:
     failed = findings.failures(summary)
     text = "No client failed in any round."
     if failed:
-        text = f"{len(failed)} updates were left out; the rounds went on without them."
+        plural = "s were" if len(failed) > 1 else " was"
+        text = f"{len(failed)} update{plural} left out; the rounds went on without."
         lines = [
             f'<tr><th scope="row">{escape(client)}</th><td class="left">{escape(title)}</td>'
             f'<td>{number}</td><td class="left">{escape(reason)}</td></tr>'
@@ -397,12 +401,17 @@ def _section(title: str, text: str, body: Sequence[str]) -> str:
     return f"<section><h2>{escape(title)}</h2>{lead}{''.join(body)}</section>"
 
 
+def _grid(figures: Mapping[str, Drawing], section: str) -> str:
+    shown = "".join(_figure(drawing) for drawing in figures.values() if drawing.section == section)
+    return f'<div class="grid">{shown}</div>'
+
+
 def _figure(drawing: Drawing, *, legend: bool = False) -> str:
     marks = _legend(drawing.legend) if legend else ""
     caption = f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else ""
     return (
-        f"<figure><b>{escape(drawing.title)}</b>{drawing.svg}{marks}{caption}"
-        f"{_numbers(drawing)}</figure>"
+        f'<figure><b>{escape(drawing.title)}</b><div class="{"wide" if drawing.wide else ""}">'
+        f"{drawing.svg}</div>{marks}{caption}{_numbers(drawing)}</figure>"
     )
 
 
