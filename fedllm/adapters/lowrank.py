@@ -48,15 +48,16 @@ def distance(left: Factors, right: Factors) -> float:
     )
 
 
-def inner_products(stack: Sequence[Factors]) -> Tensor:
-    """``T[j, k] = <B_j A_j, B_k A_k>`` in float64, shape (K, K).
+def inner_products(stack: Sequence[Factors], dtype: torch.dtype = torch.float64) -> Tensor:
+    """``T[j, k] = <B_j A_j, B_k A_k>``, shape (K, K), float64.
 
-    Two Gram products of the concatenated stacks, ``2 (d_in + d_out) R^2`` operations.
+    Two Gram products of the concatenated stacks, ``2 (d_in + d_out) R^2`` operations. Residuals
+    are small differences of these numbers and need float64; norms alone do not.
     """
     ranks = [b.shape[1] for b, _ in stack]
-    b_all = torch.cat([b for b, _ in stack], 1).double()  # (d_out, R)
-    a_all = torch.cat([a for _, a in stack], 0).double()  # (R, d_in)
-    product = (b_all.T @ b_all) * (a_all @ a_all.T)  # (R, R)
+    b_all = torch.cat([b for b, _ in stack], 1).to(dtype)  # (d_out, R)
+    a_all = torch.cat([a for _, a in stack], 0).to(dtype)  # (R, d_in)
+    product = ((b_all.T @ b_all) * (a_all @ a_all.T)).double()  # (R, R)
     owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(ranks))
     member = torch.nn.functional.one_hot(owner, len(stack)).double()  # (R, K)
     return member.T @ product @ member

@@ -57,18 +57,19 @@ def lora_fair(
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
         return Combined(b_mean, a_mean)  # nothing to correct, or (cosine) undefined
-    shift = _shift(stack, a_mean, b_mean)  # N (d_out, r)
     if solver == "ridge":
+        shift, _ = _sweep(stack, a_mean, b_mean, 0)
         return Combined(b_mean + _ridge(shift, gram, lam), a_mean)
-    target_norm = _target_norm(stack)
+    large = sum(f.A.numel() + f.B.numel() for f in stack.factors) > EXACT_NORM_UP_TO
+    shift, image = _sweep(stack, a_mean, b_mean, PROBES if large else 0)
+    target_norm = float(image.double().norm()) if large else _norm(stack)
     if target_norm == 0.0:
         return Combined(b_mean, a_mean)
-    b, target = b_mean.double(), shift.double() + b_mean.double() @ gram
+    target = shift + b_mean @ gram.to(stack.dtype)  # DW A^T
     if solver == "cosine":
-        fitted = cosine_minimiser(target, b, gram, target_norm, lam)
-    else:
-        key = derive_seed(seed, f"lora-fair:{stack.module}")
-        fitted = _descend(target, b, gram, target_norm, lam, steps, lr, key)
+        return Combined(cosine_minimiser(target, b_mean, gram, target_norm, lam), a_mean)
+    key = derive_seed(seed, f"lora-fair:{stack.module}")
+    fitted = _descend(target.double(), b_mean.double(), gram, target_norm, lam, steps, lr, key)
     return Combined(fitted.to(stack.dtype), a_mean)
 
 
@@ -79,13 +80,24 @@ def _check(solver: str, lam: float) -> None:
         raise ConfigError(f"lora-fair lam={lam!r}; give a finite number of at least 0")
 
 
-def _shift(stack: Stack, a_mean: Tensor, b_mean: Tensor) -> Tensor:
-    """``N = sum p_k (B_k - B)((A_k - A) A^T)``; the r x r product comes first."""
-    total = torch.zeros_like(b_mean)
+def _sweep(stack: Stack, a_mean: Tensor, b_mean: Tensor, probes: int) -> tuple[Tensor, Tensor]:
+    """``N = sum p_k (B_k - B)((A_k - A) A^T)``, and ``DW`` times Gaussian vectors, in one pass.
+
+    The ``r x r`` product comes first. The norm of the image estimates ``||DW||_F``.
+    """
+    rank, d_in = a_mean.shape
+    generator = torch_rng(derive_seed(0, f"lora-fair:norm:{stack.module}"))
+    probe = torch.randn(d_in, probes, generator=generator, dtype=stack.dtype)
+    probe /= math.sqrt(max(probes, 1))
+    total = torch.zeros(b_mean.shape[0], rank + probes, dtype=stack.dtype)
+    drift = torch.zeros(rank, rank, dtype=stack.dtype)
     for k, weight in enumerate(stack.weights):
-        core = (stack.A(k) - a_mean) @ a_mean.T  # (r, r)
-        total.addmm_(stack.B(k) - b_mean, core, alpha=weight)
-    return total
+        a = stack.A(k)
+        core = (a - a_mean) @ a_mean.T  # (r, r)
+        total.addmm_(stack.B(k), torch.cat([core, a @ probe], 1), alpha=weight)
+        drift.add_(core, alpha=weight)
+    shift = total[:, :rank] - b_mean @ drift  # drift is zero but for rounding
+    return shift, total[:, rank:]
 
 
 def _ridge(shift: Tensor, gram: Tensor, lam: float) -> Tensor:
@@ -97,10 +109,20 @@ def _ridge(shift: Tensor, gram: Tensor, lam: float) -> Tensor:
     return shift @ ((vectors * inverse) @ vectors.T).to(shift.dtype)
 
 
-def _target_norm(stack: Stack) -> float:
+EXACT_NORM_UP_TO = 2**20
+"""Numbers in a stack up to which ``||DW||_F`` is exact; its cost grows with the square of ``R``.
+
+The norm does nothing but scale ``lam``; beyond, it is estimated to a few percent.
+"""
+
+PROBES = 8
+
+
+def _norm(stack: Stack) -> float:
     """``||DW||_F``."""
     weights = torch.tensor(stack.weights, dtype=torch.float64)
-    return math.sqrt(max(float(weights @ inner_products(list(stack)) @ weights), 0.0))
+    products = inner_products(list(stack), stack.dtype)
+    return math.sqrt(max(float(weights @ products @ weights), 0.0))
 
 
 def cosine_minimiser(
@@ -113,23 +135,36 @@ def cosine_minimiser(
     both are sums over ``r`` terms, so Newton's method on them costs nothing beyond ``M``.
 
     Args:
-        target: ``M = DW A^T (d_out, r)``, float64.
-        b_mean: ``(d_out, r)``, float64.
+        target: ``M = DW A^T (d_out, r)``.
+        b_mean: ``(d_out, r)``.
         gram: ``G = A A^T (r, r)``, float64.
         target_norm: ``t = ||DW||_F``.
         lam: Weight of the penalty; 0 gives the limit, the best cosine scaled to fit ``b_mean``.
+
+    Returns:
+        ``B (d_out, r)``: ``B_mean`` and ``M``, each times an ``r x r`` matrix.
     """
-    g, vectors = eigh(gram)
+    g, v = eigh(gram)
     kept = g > 1e-8 * g[-1]
-    m, b = target @ vectors, b_mean @ vectors
+    mm, bb, mb = (
+        _columns_in(v, left, right)
+        for left, right in ((target, target), (b_mean, b_mean), (target, b_mean))
+    )
     if lam == 0.0:
-        p = torch.where(kept, m / torch.where(kept, g, 1.0), 0.0)
-        fitted = p * ((p * b).sum() / (p * p).sum())
-        return torch.where(kept, fitted, b) @ vectors.T
-    mm, bb, mb = ((x * y).sum(0).numpy() for x, y in ((m, m), (b, b), (m, b)))
-    s, c = _Sums(g.numpy(), mm, bb, mb, target_norm, lam).solve()
-    numerator = 2 * lam * b + m / (target_norm * s)
-    return (numerator / (2 * lam + c / (target_norm * s**3) * g)) @ vectors.T
+        inverse = torch.where(kept, 1 / torch.where(kept, g, 1.0), 0.0)
+        scale = float((mb * inverse).sum() / (mm * inverse**2).sum())
+        of_mean, of_target = torch.where(kept, 0.0, 1.0), scale * inverse
+    else:
+        s, c = _Sums(g.numpy(), mm.numpy(), bb.numpy(), mb.numpy(), target_norm, lam).solve()
+        d = 2 * lam + c / (target_norm * s**3) * g
+        of_mean, of_target = 2 * lam / d, 1 / (target_norm * s) / d
+    left, right = ((v * values) @ v.T for values in (of_mean, of_target))
+    return b_mean @ left.to(b_mean.dtype) + target @ right.to(target.dtype)
+
+
+def _columns_in(basis: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of the columns of two tall matrices in an eigenbasis, (r,) float64."""
+    return ((left.T @ right).double() @ basis * basis).sum(0)
 
 
 class _Sums:
