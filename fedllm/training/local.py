@@ -209,13 +209,17 @@ def response_loss(prepared: Any, model: Any, batch: Batch) -> Tensor:
     targets = batch.labels[:, 1:]
     predicts = targets != IGNORED
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][predicts],))
+    select = lambda _, args: (args[0][:, :-1][predicts],)  # noqa: E731
+    hooks = [head.register_forward_pre_hook(select)] if head is not None else []
     try:
         logits = prepared(
             input_ids=batch.ids, attention_mask=torch.ones_like(batch.ids), use_cache=False
         ).logits  # (N, V)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    if logits.dim() == 3:  # the model does not call its head as a module: select afterwards
+        logits = logits[:, :-1][predicts]
     return functional.cross_entropy(logits.float(), targets[predicts], reduction="sum")
 
 

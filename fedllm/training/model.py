@@ -105,7 +105,7 @@ def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftMod
     place, so a base carries one adapter.
 
     Raises:
-        ConfigError: ``lora.targets`` matches no module.
+        ConfigError: ``lora.targets`` matches no module, or modules that LoRA cannot adapt.
     """
     targets = lora.targets if lora.targets == "all-linear" else list(lora.targets)
     settings = peft.LoraConfig(
@@ -119,10 +119,13 @@ def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftMod
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft asks for attributes that transformers deprecates
+        layers = _linear_names(base.model)
         try:
             model = peft.get_peft_model(base.model, settings, adapter_name=ADAPTER)
-        except ValueError:
-            raise ConfigError(_no_target(base, lora)) from None
+        except ValueError as error:
+            raise ConfigError(_unfit(base, lora, layers, str(error))) from None
+    if settings.target_parameters:  # peft adds fused experts, which are no matrices
+        raise ConfigError(_unfit(base, lora, layers, "fused expert weights cannot be combined"))
     model.peft_config[ADAPTER].base_model_name_or_path = base.name
     _draw(model, seed)
     return model.eval()
@@ -311,12 +314,15 @@ def _context(model: Any, tokenizer: Any) -> int:
     return int(min(positions, tokenizer.model_max_length))
 
 
-def _no_target(base: BaseModel, lora: LoraConfig) -> str:
+def _linear_names(model: Any) -> list[str]:
     linear = (nn.Linear, Conv1D)
-    names = {n.rpartition(".")[2] for n, m in base.model.named_modules() if isinstance(m, linear)}
+    return sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, linear)})
+
+
+def _unfit(base: BaseModel, lora: LoraConfig, layers: list[str], reason: str) -> str:
     return (
-        f"lora.targets={lora.targets} matches no linear layer of {base.name}; "
-        f"its layers are called {', '.join(sorted(names))}"
+        f"lora.targets={lora.targets} does not fit {base.name} ({' '.join(reason.split())[:160]}); "
+        f"choose among its linear layers: {', '.join(layers)}"
     )
 
 

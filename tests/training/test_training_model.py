@@ -7,8 +7,8 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import MODEL_KINDS, tiny_model_folder, tiny_tokenizer
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from tiny import MODEL_KINDS, tiny_config, tiny_model_folder, tiny_tokenizer
+from transformers import AutoModelForCausalLM, MixtralConfig, T5Config, T5ForConditionalGeneration
 
 from fedllm.adapters.state import load_adapter, save_adapter
 from fedllm.config import LoraConfig, ModelConfig
@@ -175,6 +175,16 @@ def test_an_adapter_of_other_modules_or_rank_is_refused(folders):
 def test_targets_that_match_nothing_name_the_layers_there_are(folders):
     with pytest.raises(ConfigError, match=r"lora.targets=\['query'\].*down_proj.*q_proj"):
         attach_lora(loaded(folders["llama"]), LoraConfig(targets=["query"]), seed=0)
+
+
+def test_fused_experts_are_refused_with_the_layers_that_can_be_adapted(tmp_path):
+    config = MixtralConfig(**tiny_config("mistral").to_dict() | {"num_local_experts": 4})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"lora.targets=all-linear .*expert.*q_proj"):
+        attach_lora(loaded(tmp_path), LoraConfig(), seed=0)
+    model = attach_lora(loaded(tmp_path), LoraConfig(targets=["q_proj", "v_proj"]), seed=0)
+    assert len(extract(model).modules) == 4
 
 
 def test_the_fingerprint_tells_bases_apart_and_survives_a_move(folders, tmp_path):
