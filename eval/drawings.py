@@ -198,7 +198,7 @@ def _coverage_map(drawn: Mapping[str, Any], domains: Sequence[str]) -> Drawing:
             ("retrieved", "var(--muted)", "round"),
             ("centroid of a client", "var(--muted)", "diamond"),
             ("selected centre", "var(--muted)", "star"),
-            ("public pool (darker: clients' domains)", "var(--pool)", "round"),
+            ("public pool (stronger: clients' domains)", "var(--pool)", "round"),
         ],
         wide=True,
     )

@@ -351,7 +351,7 @@ def _time(summary: Mapping[str, Any]) -> str:
 
 def _clients(summary: Mapping[str, Any]) -> str:
     rows = [
-        f'<tr><th scope="row">{escape(client)}</th><td class="left">{escape(row["domain"])}</td>'
+        f'<tr><th scope="row">{escape(client)}</th><td>{escape(row["domain"])}</td>'
         f"<td>{row['train']}</td><td>{row.get('public', 0)}</td><td>{row['test']}</td></tr>"
         for client, row in summary["clients"].items()
     ]
