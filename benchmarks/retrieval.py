@@ -40,13 +40,19 @@ WIDTH = 384
 Record = dict[str, Any]
 
 
-def clustered(count: int, topics: int, seed: int, spread: float = 0.8) -> Array:
-    """Unit rows around ``topics`` directions, popular ones first."""
+def instructions(count: int, topics: int, seed: int, inner: int = 32) -> Array:
+    """Unit rows around ``topics`` directions, popular ones first, varying in ``inner`` dimensions.
+
+    Sentence embeddings are 384 wide but vary in a few dozen directions; noise in all 384 would
+    leave no neighbourhoods for an approximate index to find.
+    """
     rng = np.random.default_rng(seed)
-    middles = rng.normal(size=(topics, WIDTH)).astype(np.float32)
+    middles = rng.standard_normal((topics, inner), dtype=np.float32)
     share = 1 / np.arange(1, topics + 1) ** 0.5
-    rows = middles[rng.choice(topics, count, p=share / share.sum())]
-    rows += spread * rng.standard_normal((count, WIDTH), dtype=np.float32)
+    hidden = middles[rng.choice(topics, count, p=share / share.sum())]
+    hidden += 0.5 * rng.standard_normal((count, inner), dtype=np.float32)
+    rows = hidden @ rng.standard_normal((inner, WIDTH), dtype=np.float32)
+    rows += 0.2 * inner**0.5 * rng.standard_normal((count, WIDTH), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows
 
@@ -109,15 +115,16 @@ def measure_graph(record: Record) -> None:
 
 def measure_search(record: Record) -> None:
     """A million public items, 100 clients, 1,000 items each; exact, and the inverted file."""
-    pool = clustered(1_000_000, 2000, 0)
-    centers = {f"client-{number:03d}": row for number, row in enumerate(clustered(100, 2000, 0))}
+    everything = instructions(1_000_100, 2000, 0)
+    pool = everything[:1_000_000]
+    centers = {f"client-{n:03d}": row for n, row in enumerate(everything[1_000_000:])}
     found = {}
     kinds: tuple[IndexKind, ...] = ("flat", "ivf")
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:
             with timed(record, f"build {kind}"):
                 PoolIndex(pool, kind=kind).save(Path(folder) / kind)
-        del pool
+        del pool, everything
         for kind in kinds:
             with timed(record, f"open {kind}"):
                 index = open_index(Path(folder) / kind)

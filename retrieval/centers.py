@@ -140,6 +140,12 @@ def kmeans_labels(
     return np.asarray(labels[:, 0], dtype=np.int64)
 
 
+def kmeans_means(rows: Array, clusters: int, *, seed: int) -> Array:
+    """Unit mean directions ``(<= clusters, D)`` of the clusters of ``rows``."""
+    labels = kmeans_labels(rows, clusters, seed=seed)
+    return _means(rows, labels, np.unique(labels))
+
+
 def _remove_small(
     rows: Array, labels: npt.NDArray[np.int64], minimum: int, small: SmallClusters
 ) -> npt.NDArray[np.int64]:

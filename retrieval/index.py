@@ -34,8 +34,8 @@ BLOCK = 16_384
 ROUNDING = 4e-6
 """Above the largest error of a float32 product of unit rows; nearer scores are compared exactly."""
 FORMAT = 1
-LISTS_PER_PROBE = 16
-"""An inverted file looks into every sixteenth of its lists, those nearest to the query."""
+LISTS_PER_PROBE = 8
+"""An inverted file looks into every eighth of its lists, those nearest to the query."""
 HNSW_LINKS = 32
 
 

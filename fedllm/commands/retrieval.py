@@ -98,32 +98,40 @@ def centers(
     cache: Annotated[
         Path | None, typer.Option(help="Keep embeddings here; keep it as private as the shard.")
     ] = None,
+    public: Annotated[
+        Path | None,
+        typer.Option(help="An index of public text: reports what centroids would give away."),
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Gaussian noise with a DP guarantee; needs --public."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Of the guarantee.")] = 1e-5,
     seed: Seed = 0,
 ) -> None:
     """Run at the client: k-means over its instructions."""
-    from fedllm.retrieval.centers import client_centers
     from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
     from fedllm.retrieval.pool import read_holdings
+    from fedllm.retrieval.release import release_centers
 
     (examples,) = read_holdings([shard]).values()
     model = load_encoder(encoder)
     own = None if cache is None else EmbeddingCache(cache)
     rows = embed([example.query for example in examples], model, own)
-    found = client_centers(
+    released = release_centers(
         rows,
+        model,
         clusters=clusters,
         min_cluster_size=min_cluster_size,
-        seed=seed,
         small=small,
-        encoder=encoder,
-        fingerprint=model.fingerprint,
+        public=public,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
+        seed=seed,
     )
-    found.save(out)
-    nearest = float((rows @ found.vectors.T).max())
-    typer.echo(
-        f"{out}: {len(found.vectors)} centroids of {len(rows)} texts, {found.document_bytes} bytes "
-        f"leave; the nearest centroid has a cosine of {nearest:.3f} to a single text"
-    )
+    released.centers.save(out)
+    for line in released.statement(len(rows)):
+        typer.echo(f"{out}: {line}")
 
 
 def retrieve(

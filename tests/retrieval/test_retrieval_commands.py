@@ -253,3 +253,18 @@ def test_bad_input_is_one_line_that_names_it(world):
     with pytest.raises(RetrievalError, match="second file of client kitchen"):
         fedllm("retrieve", "--index", world / "index", "--centers", *twice, "--out", world / "g")
     assert not list(world.glob("c.safetensors")) + list(world.glob(".tmp-*"))
+
+
+def test_noisy_centroids_state_their_guarantee_and_need_public_anchors(world):
+    shard = world / "clients" / "kitchen.jsonl"
+    write(shard, rows("cooking", 400, 2, CANARY))
+    command = ("centers", shard, "--encoder", "hashing", "--clusters", 2, "--noise-multiplier", 2)
+    out = world / "noisy.safetensors"
+    with pytest.raises(RetrievalError, match="--public"):
+        fedllm(*command, "--out", out)
+    said = fedllm(*command, "--out", out, "--public", world / "index")
+    assert "(2.00, 1e-05)-differentially private" in said
+    assert re.search(r"mean cosine of 0\.\d+ to some private text", said)
+    first = load_centers(out).vectors
+    fedllm(*command, "--out", out, "--public", world / "index")
+    assert not np.array_equal(load_centers(out).vectors[:1], first[:1])
