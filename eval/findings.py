@@ -120,7 +120,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         "score": f"answers {measured(value, 'score')} of the held-out questions exactly",
         "loss": f"reaches a held-out loss of {measured(value, 'loss')} nats per token",
     }[measure]
-    found = [c for name in REFERENCES if (c := compare(summary, name, measure))]
+    found = _comparisons(summary, measure)
     return f"{ours['title']} {reached}{_against(summary, found, measure)}."
 
 
@@ -260,6 +260,13 @@ def time_sentence(summary: Mapping[str, Any]) -> str:
     return f"The run took {duration(total)}; {share} of it was the clients' training."
 
 
+def _comparisons(summary: Mapping[str, Any], measure: Measure) -> list[Comparison]:
+    """The full system against its references, or against the base where there are none."""
+    found = [c for name in REFERENCES if (c := compare(summary, name, measure))]
+    base = compare(summary, "base", measure)
+    return found or ([base] if base else [])
+
+
 def _against(summary: Mapping[str, Any], found: Sequence[Comparison], measure: Measure) -> str:
     phrases = {
         "better": "better than",
@@ -285,7 +292,7 @@ def _loss_sentence(summary: Mapping[str, Any]) -> list[str]:
     value = cell(ours, AVERAGE, "loss") if ours else None
     if value is None:
         return []
-    found = [c for name in REFERENCES if (c := compare(summary, name, "loss"))]
+    found = _comparisons(summary, "loss")
     reached = f"Its held-out loss is {measured(value, 'loss')} nats per token"
     return [f"{reached}{_against(summary, found, 'loss')}."]
 

@@ -162,6 +162,11 @@ def test_without_scores_the_headline_speaks_of_loss(summary):
     assert "exact" not in findings.headline(without_scores(summary))
 
 
+def test_without_other_arms_the_base_is_the_reference(summary):
+    alone = {**summary, "arms": [a for a in summary["arms"] if a["name"] in ("base", "full")]}
+    assert "better than Base model" in findings.headline(alone)
+
+
 def test_lower_loss_is_better():
     low, high = Interval(1.0, 0.9, 1.1, 50), Interval(2.0, 1.9, 2.1, 50)
     assert findings.verdict(low, high, "loss") == findings.verdict(high, low, "score") == "better"
