@@ -194,7 +194,7 @@ def redrawn(stack: Any) -> Any:
 
 
 def bench_peft(root: Path, layers: int, clients: int) -> dict[str, float]:
-    """The ``add_weighted_adapter`` of peft on the same factors: ``svd`` on k_proj, ``linear`` on all."""
+    """The ``add_weighted_adapter`` of peft: ``svd`` on k_proj, ``linear`` on all seven."""
     from peft import LoraConfig, get_peft_model
 
     out = {}

@@ -157,7 +157,7 @@ def topr_randomised(
     generator: torch.Generator,
     *,
     oversample: int = 16,
-    power: int = 1,
+    power: int = 2,
 ) -> tuple[Factors, Tensor]:
     """Best rank-``rank`` approximation by subspace iteration, streaming over the stack.
 

@@ -35,7 +35,7 @@ def top_r(
     energy: float | None = None,
     method: Method = "auto",
     seed: int = 0,
-    power: int = 1,
+    power: int = 2,
 ) -> Factors:
     """The best approximation of ``sum_k p_k B_k A_k`` of a rank, as ``B = U S``, ``A = V^T``.
 

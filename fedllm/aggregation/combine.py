@@ -269,5 +269,6 @@ def _each(work: Callable[[str], T], modules: tuple[str, ...], threads: int) -> l
     """``work`` of every module, in their order."""
     if threads == 1:
         return [work(module) for module in modules]
-    with ThreadPoolExecutor(threads) as pool:
+    # The setting of ``one_blas_thread`` does not reach new threads: each makes it for itself.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return list(pool.map(work, modules))
