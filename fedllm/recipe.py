@@ -30,7 +30,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_recipe(source)
     values = _read(path)
     values.setdefault("name", path.stem)
-    if Path(source).is_dir():
+    if path == Path(source) / "recipe.yaml":
         values["output"] = {"dir": str(source)}
     for override in overrides:
         _override(values, override)
@@ -54,14 +54,14 @@ def dump_recipe(config: RunConfig) -> str:
 def find_recipe(source: str | Path) -> Path:
     """The file behind ``source``: a path, a shipped recipe's name, or a run directory's recipe."""
     path = Path(source)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
     if path.is_file():
         return path
     shipped = shipped_recipes()
-    name = path.stem if path.parent.name in ("", "recipes") else ""
-    if name in shipped:
+    name = path.stem if str(path.parent) in (".", "recipes") else ""
+    if name in shipped:  # before a folder of that name: 'fedllm run demo' means the same anywhere
         return shipped[name]
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
     raise ConfigError(
         f"recipe {source} does not exist; give a YAML file or one of: {', '.join(sorted(shipped))}"
     )

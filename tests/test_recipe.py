@@ -99,6 +99,18 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, text):
         load_recipe(path)
 
 
+def test_a_run_directory_is_resumed_where_it_lies_but_never_shadows_a_recipe(tmp_path, monkeypatch):
+    for name in ("demo", "elsewhere"):
+        (tmp_path / name).mkdir()
+        recipe = yaml.safe_dump({**MINIMAL, "name": "mine"})
+        (tmp_path / name / "recipe.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("demo").name == "demo"
+    resumed = load_recipe("elsewhere")
+    assert (resumed.name, resumed.run_directory) == ("mine", Path("elsewhere"))
+    assert load_recipe("./elsewhere").run_directory == Path("elsewhere")
+
+
 def test_an_unknown_recipe_lists_the_shipped_ones():
     with pytest.raises(ConfigError, match="demo"):
         find_recipe("no-such-recipe")
