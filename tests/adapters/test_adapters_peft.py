@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
-from fedllm.aggregation import aggregate
+from fedllm.aggregation import RULES, aggregate, combine_adapters
 
 SIZES = {
     "vocab_size": 64,
@@ -120,6 +120,49 @@ def test_an_aggregate_computes_the_product_it_claims(tmp_path, kind, rule):
     state, _ = aggregate(sources, {"a": 3.0, "b": 1.0}, rule)
     save_adapter(state, tmp_path / "global")
     served = PeftModel.from_pretrained(model_of(kind), tmp_path / "global").eval()
+    assert_serves(served, kind, state)
+
+
+MIXED = sorted(name for name, rule in RULES.items() if rule.mixed_ranks)
+
+
+@pytest.mark.parametrize("rule", MIXED)
+def test_results_of_mixed_ranks_and_scalings_load_and_compute_their_product(tmp_path, rule):
+    """Rank and scaling differ between clients and, by patterns, between modules."""
+    sources = {}
+    extras = [
+        {},
+        {"r": 2, "lora_alpha": 5, "use_rslora": True},
+        {"r": 6, "rank_pattern": {r"layers\.1\..*q_proj": 3}, "alpha_pattern": {"v_proj": 1}},
+        {"lora_alpha": 1},
+    ]
+    for k, extra in enumerate(extras):
+        trained("llama", k, tmp_path / f"c{k}", **extra)
+        sources[f"c{k}"] = tmp_path / f"c{k}"
+    state, _ = aggregate(sources, {f"c{k}": 1.0 + k for k in range(4)}, rule)
+    save_adapter(state, tmp_path / "global")
+    served = PeftModel.from_pretrained(model_of("llama"), tmp_path / "global").eval()
+    assert_serves(served, "llama", state)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_an_adapter_and_its_shipped_remainder_compute_the_exact_mean(tmp_path, kind):
+    sources = {}
+    for k in range(3):
+        trained(kind, k, tmp_path / f"c{k}")
+        sources[f"c{k}"] = tmp_path / f"c{k}"
+    outcome = combine_adapters(sources, {"c0": 1.0, "c1": 2.0, "c2": 3.0}, "fedex")
+    save_adapter(outcome.state, tmp_path / "global")
+    save_adapter(outcome.remainder, tmp_path / "global" / "residual")
+    served = PeftModel.from_pretrained(model_of(kind), tmp_path / "global")
+    served.load_adapter(tmp_path / "global" / "residual", "residual")
+    served.base_model.set_adapter(["default", "residual"])
+    exact, _ = aggregate(sources, {"c0": 1.0, "c1": 2.0, "c2": 3.0}, "flora")
+    assert_serves(served.eval(), kind, exact)
+
+
+def assert_serves(served, kind, state):
+    """A peft model computes what merging the state's products into the base model gives."""
     merged = model_of(kind)
     weights = dict(merged.named_parameters())
     for module in state.modules:
