@@ -1,4 +1,4 @@
-"""``fedllm aggregate``, ``inspect``, ``diff``, ``lint``, ``verify``, ``plan``: work on adapters."""
+"""``fedllm aggregate``, ``inspect``, ``diff``, ``lint``, ``verify``, ``fold``, ``plan``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("diff")(diff)
     app.command("lint")(lint)
     app.command("verify")(verify)
+    app.command("fold")(fold)
     app.command("plan")(plan)
 
 
@@ -237,6 +238,19 @@ def verify(
         broken |= bool(problems)
     if broken:
         raise typer.Exit(1)
+
+
+def fold(
+    base: Annotated[Path, typer.Argument(help="A local model folder.")],
+    adapter: Annotated[Path, typer.Argument(help="A PEFT directory, e.g. OUT/residual.")],
+    out: Annotated[Path, typer.Option(help="Model folder to make.")],
+) -> None:
+    """Add an adapter, or the remainder of an aggregate, to a copy of its base model."""
+    from fedllm.adapters.fold import fold as fold_into
+    from fedllm.adapters.state import open_adapter
+
+    count = fold_into(base, open_adapter(adapter), out)
+    typer.echo(f"{out}: {count} weights changed")
 
 
 def plan(

@@ -14,8 +14,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from fedllm.adapters.fold import fold
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.aggregation import RULES, aggregate, combine_adapters
+from fedllm.errors import AdapterError, ModelError
 
 SIZES = {
     "vocab_size": 64,
@@ -195,3 +197,45 @@ def test_embedding_and_conv_products_are_those_of_peft():
         merged = layers[module].get_delta_weight("default")
         merged = merged.T if module == "embed" else merged.flatten(1)
         assert torch.allclose(update, merged, atol=1e-6), module
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("shards", ["1GB", "20KB"])
+def test_a_remainder_folds_into_a_copy_of_the_base_model(tmp_path, kind, shards):
+    model_of(kind).save_pretrained(tmp_path / "base", max_shard_size=shards)
+    sources = {}
+    for k in range(3):
+        trained(kind, k, tmp_path / f"c{k}")
+        sources[f"c{k}"] = tmp_path / f"c{k}"
+    even = dict.fromkeys(sources, 1.0)
+    outcome = combine_adapters(sources, even, "fedex")
+    save_adapter(outcome.state, tmp_path / "global")
+    count = fold(tmp_path / "base", outcome.remainder, tmp_path / "folded")
+    assert count == len(outcome.state.modules)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "folded").eval()
+    served = PeftModel.from_pretrained(base, tmp_path / "global").eval()
+    exact, _ = aggregate(sources, even, "flora")
+    assert_serves(served, kind, exact)
+
+
+def test_folding_refuses_what_does_not_fit(tmp_path):
+    model_of("llama").save_pretrained(tmp_path / "base")
+    trained("qwen2", 1, tmp_path / "head", modules_to_save=["lm_head"])
+    with pytest.raises(AdapterError, match="lm_head.* is no LoRA factor"):
+        fold(tmp_path / "base", load_adapter(tmp_path / "head"), tmp_path / "out")
+    trained("gpt2", 1, tmp_path / "gpt2")
+    with pytest.raises(AdapterError, match="has no weight transformer"):
+        fold(tmp_path / "base", load_adapter(tmp_path / "gpt2"), tmp_path / "out")
+    state = load_adapter(trained_at("llama", tmp_path / "a"))
+    state.config["fan_in_fan_out"] = True
+    with pytest.raises(AdapterError, match=r"has shape \(16, 32\), the adapter needs \(32, 16\)"):
+        fold(tmp_path / "base", state, tmp_path / "out")
+    with pytest.raises(ModelError, match="holds no safetensors weights"):
+        fold(tmp_path / "a" / "nothing", state, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def trained_at(kind, path):
+    """The directory of an adapter of v_proj alone, whose sides differ."""
+    trained(kind, 1, path, target_modules=["v_proj"])
+    return path
