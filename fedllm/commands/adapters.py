@@ -78,6 +78,9 @@ def aggregate(
         bool, typer.Option("--overwrite", help="Replace an earlier aggregate at --out.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw residuals, layer by projection, as SVG.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Combine LoRA adapters into one, and say what was lost.
@@ -87,7 +90,7 @@ def aggregate(
     """
     from fedllm.adapters.collect import collect
     from fedllm.aggregation.publish import Job, publish
-    from fedllm.atomic import atomic_json
+    from fedllm.atomic import atomic_json, atomic_text
 
     sources = collect(adapters)
     settings = _settings(set_ or [], rank=rank, energy=energy, solver=solver, lam=lam)
@@ -112,6 +115,10 @@ def aggregate(
     value = {**record.to_dict(), "excluded": excluded, "out": str(out)}
     if report is not None:
         atomic_json(report, value)
+    if figure is not None:
+        from fedllm.aggregation.heatmap import heat_map
+
+        atomic_text(figure, heat_map(record.modules))
     if json:
         _print_json(value)
         return

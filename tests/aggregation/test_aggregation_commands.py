@@ -62,6 +62,20 @@ def test_aggregate_writes_what_the_function_returns(folder):
     assert "| client2 | 0.5 |" in card
 
 
+def test_the_figure_has_a_cell_for_every_module(folder):
+    from xml.etree import ElementTree
+
+    figure = folder / "residuals.svg"
+    call("aggregate", folder / "updates" / "*", "--out", folder / "o", "--figure", figure)
+    root = ElementTree.fromstring(figure.read_text())
+    titles = [t.text for t in root.iter("{http://www.w3.org/2000/svg}title")][1:]
+    assert [t.split(":")[0] for t in titles] == sorted(
+        SHAPES, key=lambda name: (int(name.split(".")[1]), name)
+    )
+    labels = {t.text for t in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"0", "10", "q_proj", "down_proj", "layer"} <= labels
+
+
 def test_weights_are_given_in_the_order_of_the_adapters(folder):
     order = [folder / "updates" / f"client{k}" for k in (2, 0, 1)]
     value = json.loads(
