@@ -1,13 +1,14 @@
 """Texts to unit vectors, and a cache of the results.
 
-``minilm`` is carried by a package and needs no network, ``hashing`` needs no model at all, every
-other name is a sentence-transformers model. An encoder's fingerprint names its vector space: an
-index refuses centroids of another one.
+``minilm`` is carried by a package and needs no network, ``hashing`` needs no model at all; any
+other name is a folder in Model2Vec's format or a sentence-transformers model. An encoder's
+fingerprint names its vector space: an index refuses centroids of another one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import zlib
@@ -102,6 +103,46 @@ class MiniLMEncoder:
         return self._model.encode(texts)
 
 
+class StaticEncoder:
+    """A folder in Model2Vec's format: the mean of token vectors, thousands of texts per second.
+
+    Read here because sentence-transformers refuses the format's quantised tables.
+    https://github.com/MinishLab/model2vec
+    """
+
+    precision = "float32"
+
+    def __init__(self, folder: Path) -> None:
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
+        self.name = str(folder)
+        try:
+            table = load_file(folder / "model.safetensors")["embeddings"]
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises Exception itself
+            raise RetrievalError(
+                f"retrieval.encoder={folder} is a damaged Model2Vec folder "
+                f"({type(error).__name__}); copy it again"
+            ) from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._table = table.astype(np.float32)
+        self.dimension = int(table.shape[1])
+        self.fingerprint = hashlib.sha256(table.tobytes()).hexdigest()[:16]
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """Unit rows ``(N, D) float32``; a text without any known token is an error."""
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        unknown = self._tokenizer.token_to_id("[UNK]")
+        for row, tokens in enumerate(encoded):
+            known = [token for token in tokens.ids if token != unknown]
+            if known:
+                out[row] = self._table[known].mean(axis=0)
+        return unit_rows(out, f"encoder {self.name}")
+
+
 class SentenceTransformerEncoder:
     """Any sentence-transformers model, by hub name or local folder."""
 
@@ -152,7 +193,19 @@ def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
         "hashing": HashingEncoder,
         "minilm": lambda: MiniLMEncoder(device),
     }
-    return builtin[name]() if name in builtin else SentenceTransformerEncoder(name, device)
+    if name in builtin:
+        return builtin[name]()
+    if _is_static(Path(name)):
+        return StaticEncoder(Path(name))
+    return SentenceTransformerEncoder(name, device)
+
+
+def _is_static(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "model2vec"
 
 
 def user_cache_folder() -> Path:

@@ -192,3 +192,37 @@ def test_centres_survive_their_file_and_other_files_are_refused(tmp_path):
     Centers(centers.vectors * 2).save(tmp_path / "c.safetensors")
     with pytest.raises(RetrievalError, match="unit length"):
         load_centers(tmp_path / "c.safetensors")
+
+
+def static_folder(folder):
+    """A Model2Vec folder with four words and an int8 table."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = ["[UNK]", "sort", "list", "cold", "symptoms"]
+    tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table = np.array([[9, 9, 9], [60, 0, 0], [0, 80, 0], [0, 0, 7], [3, 0, 4]], dtype=np.int8)
+    save_file({"embeddings": table}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "model2vec"}')
+    return folder
+
+
+def test_static_encoder_is_the_mean_of_known_words(tmp_path):
+    encoder = load_encoder(str(static_folder(tmp_path / "model")))
+    rows = embed(["sort a list", "symptoms", "symptoms unknown words"], encoder)
+    assert encoder.dimension == 3
+    assert np.allclose(rows, [[0.6, 0.8, 0], [0.6, 0, 0.8], [0.6, 0, 0.8]], atol=1e-6)
+    with pytest.raises(RetrievalError, match="zero vector"):
+        embed(["nothing known here"], encoder)
+
+
+def test_damaged_static_encoder_names_its_folder(tmp_path):
+    folder = static_folder(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(RetrievalError, match="model is a damaged Model2Vec folder"):
+        load_encoder(str(folder))
