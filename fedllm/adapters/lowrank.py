@@ -85,12 +85,11 @@ def covariance_carrier(stack: Sequence[Factors], weights: Sequence[float]) -> Fa
     """
     b_mean = weighted_sum([b for b, _ in stack], weights)
     a_mean = weighted_sum([a for _, a in stack], weights)
-    coefficients = helmert(weights) * torch.tensor(weights, dtype=torch.float64).sqrt()
-    left = [weighted_sum([b - b_mean for b, _ in stack], row.tolist()) for row in coefficients]
-    right = [weighted_sum([a - a_mean for _, a in stack], row.tolist()) for row in coefficients]
-    if not left:
-        return b_mean[:, :0], a_mean[:0]
-    return torch.cat(left, 1), torch.cat(right, 0)
+    mixing = helmert(weights) * torch.tensor(weights, dtype=torch.float64).sqrt()  # (K-1, K)
+    mixing = mixing.to(b_mean.dtype)
+    left = torch.tensordot(mixing, torch.stack([b - b_mean for b, _ in stack]), 1)
+    right = torch.tensordot(mixing, torch.stack([a - a_mean for _, a in stack]), 1)
+    return left.permute(1, 0, 2).flatten(1), right.flatten(0, 1)  # (d_out, R - r), (R - r, d_in)
 
 
 def concatenated(stack: Sequence[Factors], weights: Sequence[float]) -> Factors:
