@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ LOGIT_BUDGET = 1 << 27
 """Most logits of one forward pass (512 MiB in float32); large vocabularies get smaller batches."""
 SHARED_PREFIX = 8
 """Prompts that agree on at least this many leading tokens have them read once."""
+COMPACTION = 0.85
+"""Ended rows leave a batch once no more than this share still runs: leaving copies the cache."""
+MERGED_BELOW = 50_000_000
+"""Models with fewer parameters are copied to have their adapter folded in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +159,8 @@ def generate_tokens(
 ) -> list[list[int]]:
     """The token ids that follow each prompt, without the end token; see ``generate``.
 
-    Prompts of similar length share a batch, padded on the left; a finished row leaves the batch at
-    once, and leading tokens common to all prompts (the template's header) are read only once.
+    Prompts of similar length share a batch, padded on the left; ended rows leave the batch
+    early, and leading tokens common to all prompts (the template's header) are read only once.
     """
     limits = _limits(model, prompts, max_new_tokens)
     results: list[list[int]] = [[] for _ in prompts]
@@ -169,6 +174,20 @@ def generate_tokens(
             ids = [prompts[row] for row in rows]
             _continue(model, _prefill(model, ids, shared), states, choose, eos, stopped)
     return results
+
+
+def merged_copy(model: Any) -> Any:
+    """The model to evaluate with: a small one as a copy with the adapter folded into its weights.
+
+    A small model spends a third of its time in the adapter's own layers. The copy agrees with the
+    model up to float rounding and the model stays as it is. Large, quantised and adapterless models
+    are given back as they are.
+    """
+    plain = all(p.dtype.is_floating_point for p in model.parameters())
+    small = sum(p.numel() for p in model.parameters()) < MERGED_BELOW
+    if not hasattr(model, "merge_and_unload") or not (plain and small):
+        return model
+    return deepcopy(model).merge_and_unload().eval()
 
 
 @contextmanager
@@ -230,6 +249,7 @@ class _Row:
     number: int
     limit: int
     tokens: list[int]
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -266,7 +286,7 @@ class _Chooser:
         reached = probabilities.cumsum(dim=-1)
         outside = reached - probabilities >= self.sampling.top_p
         cumulative = probabilities.masked_fill(outside, 0.0).cumsum(dim=-1)
-        uniform = torch.tensor([self.uniform[s.number][len(s.tokens)] for s in states])
+        uniform = torch.tensor([self.uniform[s.number][len(s.tokens) - s.ended] for s in states])
         threshold = uniform.double()[:, None] * cumulative[:, -1:]
         place = torch.searchsorted(cumulative, threshold, right=True)
         inside = (~outside).sum(dim=-1, keepdim=True) - 1
@@ -284,22 +304,24 @@ def _continue(
 ) -> None:
     """Generates until every row has ended; tokens are appended to the rows' lists."""
     while True:
-        alive: list[int] = []
-        for place, token in enumerate(choose(batch.logits, states)):
-            state = states[place]
+        for state, token in zip(states, choose(batch.logits, states), strict=True):
+            if state.ended:
+                continue
             if token in eos:
+                state.ended = True
                 continue
             state.tokens.append(token)
-            if len(state.tokens) < state.limit and not (stopped and stopped(state.tokens)):
-                alive.append(place)
+            full = len(state.tokens) >= state.limit
+            state.ended = full or (stopped is not None and stopped(state.tokens))
+        alive = [place for place, state in enumerate(states) if not state.ended]
         if not alive:
             return
-        if len(alive) < len(states):
+        if len(alive) <= COMPACTION * len(states):
             states = [states[place] for place in alive]
             keep = torch.tensor(alive, device=batch.mask.device)
             batch.cache.batch_select_indices(keep)
             batch.mask, batch.position = batch.mask[keep], batch.position[keep]
-        _step(model, batch, [state.tokens[-1] for state in states])
+        _step(model, batch, [state.tokens[-1] if state.tokens else 0 for state in states])
 
 
 def _step(model: Any, batch: _Prefilled, tokens: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from fedllm.atomic import atomic_json, atomic_text
 from fedllm.data.shards import Shard
 from fedllm.engines.runtime import Runtime
+from fedllm.eval.inference import merged_copy
 from fedllm.eval.scoring import SampleRecord, evaluate_shard
 from fedllm.eval.stats import Interval, combine
 from fedllm.runs import RoundDirectory, RunDirectory, read_json
@@ -39,7 +40,7 @@ class Evaluator:
         return _describe(average(by_domain(read_reports(directory).values())))
 
     def _evaluate(self, arm: str, directory: RoundDirectory) -> None:
-        model = self._runtime.with_adapter(directory.aggregate)
+        model = merged_copy(self._runtime.with_adapter(directory.aggregate))
         reports: dict[str, Any] = {}
         for client, domains in self._held_out.items():
             records: list[SampleRecord] = []

@@ -217,6 +217,36 @@ def test_a_tiny_temperature_is_greedy():
     assert cold == generate_tokens(model, prompts, max_new_tokens=5, batch_size=4, eos=NO_END)
 
 
+def test_a_merged_copy_agrees_and_leaves_the_model_alone(monkeypatch):
+    model = get_peft_model(make_model(), LoraConfig(r=4, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    samples = make_samples(4)
+    merged = inference.merged_copy(model)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    found, expected = (losses(m, samples, batch_size=4) for m in (merged, model))
+    assert [s.nll for s in found] == pytest.approx([s.nll for s in expected], rel=1e-4)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert inference.merged_copy(merged) is merged
+    monkeypatch.setattr(inference, "MERGED_BELOW", 0)
+    assert inference.merged_copy(model) is model
+
+
+def test_rows_that_end_early_change_nothing_for_the_others(monkeypatch):
+    model, prompts = make_model(), prompts_of(make_samples(12))
+    free = generate_tokens(model, prompts, max_new_tokens=10, batch_size=12, eos=NO_END)
+    common = frozenset(token for row in free for token in row[1:4:2])
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        monkeypatch.setattr(inference, "COMPACTION", share)
+        found[share] = generate_tokens(model, prompts, max_new_tokens=10, batch_size=12, eos=common)
+    assert found[0.0] == found[0.5] == found[1.0]
+    assert len({len(row) for row in found[0.0]}) > 1
+
+
 def test_large_vocabularies_get_smaller_batches():
     sizes = [len(b) for b in inference._batches([100] * 20, 16, vocabulary=1 << 18)]
     assert sizes == [5, 5, 5, 5]
