@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -268,11 +269,12 @@ def refuse_non_finite(tensor: Tensor, who: str, name: str) -> None:
         )
 
 
-def natural_order(name: str) -> list[tuple[int, str]]:
+@lru_cache(maxsize=2**16)
+def natural_order(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that puts ``layers.2`` before ``layers.10``."""
     parts = re.split(r"(\d+)", name)
     digits = [part.lstrip("0") if i % 2 else part for i, part in enumerate(parts)]
-    return [(len(p) if i % 2 else 0, p) for i, p in enumerate(digits)] + [(0, name)]
+    return (*((len(p) if i % 2 else 0, p) for i, p in enumerate(digits)), (0, name))
 
 
 def _keys(module: str, form: Form) -> tuple[str, str]:
