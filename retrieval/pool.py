@@ -116,9 +116,10 @@ def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
         )
     if not files:
         raise DataError(f"{', '.join(map(str, paths))}: no .jsonl file inside; name the files")
-    return {
-        name: load_source(
-            SourceConfig(path=str(file), empty="drop"), Path(), seed=0, role="private"
-        )
-        for name, file in zip(names, files, strict=True)
-    }
+    return {name: read_shard(file) for name, file in zip(names, files, strict=True)}
+
+
+def read_shard(path: Path) -> list[Example]:
+    """One client's private examples, from a file or a folder of files."""
+    source = SourceConfig(path=str(path), empty="drop")
+    return load_source(source, Path(), seed=0, role="private")

@@ -111,10 +111,10 @@ def centers(
 ) -> None:
     """Run at the client: k-means over its instructions."""
     from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
-    from fedllm.retrieval.pool import read_holdings
+    from fedllm.retrieval.pool import read_shard
     from fedllm.retrieval.release import release_centers
 
-    (examples,) = read_holdings([shard]).values()
+    examples = read_shard(shard)
     model = load_encoder(encoder)
     own = None if cache is None else EmbeddingCache(cache)
     rows = embed([example.query for example in examples], model, own)

@@ -268,3 +268,12 @@ def test_noisy_centroids_state_their_guarantee_and_need_public_anchors(world):
     first = load_centers(out).vectors
     fedllm(*command, "--out", out, "--public", world / "index")
     assert not np.array_equal(load_centers(out).vectors[:1], first[:1])
+
+
+def test_a_shard_may_be_a_folder_of_files(world):
+    folder = world / "clients" / "both"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write(folder / f"{name}.jsonl", rows("travel", 12, name))
+    said = fedllm("centers", folder, "--out", world / "both.safetensors", "--encoder", "hashing")
+    assert "of 24 texts" in said
