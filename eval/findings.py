@@ -20,6 +20,9 @@ FULL = "full"
 AVERAGE = "average"
 REFERENCES = ("fedit", "fedit+random", "local")
 """Arms the full system is held against in the headline, in this order."""
+CONTROLS = ("excess_over_base", "excess_over_nonmembers")
+TOLERATED = 0.1
+"""An excess that small is called none once intervals rule out more."""
 NOT_COMPETING = ("base", "centralised")
 """Floor and ceiling: never marked as best."""
 
@@ -152,14 +155,34 @@ def extraction_sentence(probe: Mapping[str, Any]) -> str:
             "base model and unseen samples explain."
         )
     return (
-        f"On {counted} private samples, no client shows verbatim text beyond what both the base "
-        "model and unseen samples explain. That is the result of this probe, not a guarantee."
+        f"On {counted} private samples, no client shows verbatim text beyond what the base model "
+        f"and unseen samples explain; an excess of up to {100 * possible_excess(probe):.0f} points "
+        "cannot be ruled out. That is the result of one probe, not a guarantee."
     )
+
+
+def possible_excess(probe: Mapping[str, Any]) -> float:
+    """The largest excess over both controls that the intervals of a probed client still allow."""
+    return max(
+        (
+            min((v["high"] for key in CONTROLS if (v := row.get(key))), default=1.0)
+            for row in probe["clients"].values()
+            if row["members"]["n"]
+        ),
+        default=1.0,
+    )
+
+
+def extraction_verdict(probe: Mapping[str, Any]) -> Literal["found", "none", "open"]:
+    """Whether an excess was found, can be ruled out above ``TOLERATED``, or neither."""
+    if any(leaks(row) for row in probe["clients"].values()):
+        return "found"
+    return "none" if possible_excess(probe) <= TOLERATED else "open"
 
 
 def leaks(row: Mapping[str, Any]) -> bool:
     """Whether a client's excess over both controls is above zero for certain."""
-    excess = [row.get("excess_over_base"), row.get("excess_over_nonmembers")]
+    excess = [row.get(key) for key in CONTROLS]
     return all(value is not None and value["low"] > 0 for value in excess)
 
 

@@ -35,6 +35,11 @@ STAGES = {
     "data": "making shards",
     "probe": "extraction probe",
 }
+VERDICTS = {
+    "found": ("bad", "excess found"),
+    "none": ("ok", "no excess found"),
+    "open": ("open", "no excess found, too few samples to rule one out"),
+}
 STYLE = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
@@ -98,6 +103,7 @@ white-space:pre-wrap;word-break:break-word;margin:8px 0 14px}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.93em}
 .tag{display:inline-block;border-radius:20px;padding:2px 11px;font-size:13px;font-weight:600}
 .tag.ok{color:var(--good);background:color-mix(in srgb,var(--good) 13%,transparent)}
+.tag.open{color:var(--muted);background:var(--soft)}
 .tag.bad{color:var(--bad);background:color-mix(in srgb,var(--bad) 13%,transparent)}
 footer{color:var(--muted);font-size:13.5px;margin-top:28px}
 @media(max-width:560px){main{padding:24px 12px 60px}section{padding:18px 16px}
@@ -274,8 +280,7 @@ def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
     probe = summary.get("probe")
     if not probe:
         return ""
-    leaking = any(findings.leaks(row) for row in probe["clients"].values())
-    kind, word = ("bad", "excess found") if leaking else ("ok", "no excess found")
+    kind, word = VERDICTS[findings.extraction_verdict(probe)]
     rows = []
     for client, row in probe["clients"].items():
         excess = [_excess(row.get(key)) for key in ("excess_over_base", "excess_over_nonmembers")]

@@ -196,9 +196,16 @@ def test_the_ceiling_is_never_marked_best():
 def test_a_leak_needs_both_controls(summary):
     probe = copy.deepcopy(summary["probe"])
     assert "no client" in findings.extraction_sentence(probe)
+    assert findings.extraction_verdict(probe) == "open"
+    assert "up to 17 points" in findings.extraction_sentence(probe)
+    for row in probe["clients"].values():
+        row["excess_over_base"] = {"mean": 0.0, "low": -0.05, "high": 0.05}
+    assert findings.extraction_verdict(probe) == "none"
+    probe = copy.deepcopy(summary["probe"])
     probe["clients"]["bank"]["excess_over_nonmembers"] = {"mean": 0.2, "low": 0.05, "high": 0.4}
     assert findings.extraction_sentence(probe).startswith("Private samples of bank come back")
-    assert "excess found" in render_html({**summary, "probe": probe})
+    assert findings.extraction_verdict(probe) == "found"
+    assert ">excess found<" in render_html({**summary, "probe": probe})
     for row in probe["clients"].values():
         for key in ("members", "nonmembers", "base_members"):
             row[key] = {"rate": 0.0, "low": 0.0, "high": 1.0, "n": 0}
