@@ -239,3 +239,36 @@ def trained_at(kind, path):
     """The directory of an adapter of v_proj alone, whose sides differ."""
     trained(kind, 1, path, target_modules=["v_proj"])
     return path
+
+
+@pytest.mark.parametrize("variant", ["dora", "head", "bias", "embedding", "rslora"])
+def test_aggregates_of_variants_load_with_every_tensor_in_place(tmp_path, variant):
+    kind = "qwen2" if variant == "bias" else "llama"  # Llama's layers have no bias
+    for k in range(3):
+        trained(kind, k, tmp_path / f"c{k}", **VARIANTS[variant])
+    sources = {f"c{k}": tmp_path / f"c{k}" for k in range(3)}
+    state, report = aggregate(sources, {"c0": 1.0, "c1": 2.0, "c2": 3.0}, "flexlora")
+    save_adapter(state, tmp_path / "global")
+    served = PeftModel.from_pretrained(model_of(kind), tmp_path / "global")
+    loaded = get_peft_model_state_dict(served)
+    assert set(loaded) == set(state.tensors())
+    for name, tensor in state.tensors().items():
+        assert torch.equal(loaded[name], tensor), name
+    assert report.averaged == list(state.aux_names)
+    for name in state.aux_names:
+        parts = [load_adapter(path).aux[name] for path in sources.values()]
+        mean = sum(part * w / 6 for part, w in zip(parts, (1, 2, 3), strict=True))
+        assert torch.allclose(state.aux[name], mean, atol=1e-6)
+    assert bool(state.aux_names) == (variant != "rslora")
+
+
+def test_a_bias_of_lora_B_counts_with_its_clients_scaling(tmp_path):
+    """The model qwen2 has biases, so peft can train one beside ``B``; it is scaled like ``B``."""
+    for k, alpha in enumerate((4, 12)):
+        trained("qwen2", k, tmp_path / f"c{k}", lora_alpha=alpha, lora_bias=True,
+                target_modules=["q_proj"])  # fmt: skip
+    sources = {f"c{k}": tmp_path / f"c{k}" for k in range(2)}
+    state, _ = aggregate(sources, {"c0": 1.0, "c1": 1.0}, "flexlora")
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"
+    one, two = (load_adapter(path).aux[key] for path in sources.values())
+    assert torch.allclose(1.0 * state.aux[key], (1.0 * one + 3.0 * two) / 2, atol=1e-6)
