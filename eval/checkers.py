@@ -15,7 +15,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fedllm.errors import DataError
-from fedllm.eval.interpreter import Refused, run_function
+from fedllm.eval.interpreter import run_function
+from fedllm.eval.operations import Refused
 from fedllm.types import Example
 
 NUMBER = re.compile(

@@ -188,7 +188,7 @@ FIGURE_STYLE = (
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """Round values that enclose the range, about ``count`` of them."""
-    if not high > low:
+    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):  # nothing to spread out
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))

@@ -3,7 +3,7 @@
 Nothing is ever given to ``exec`` or ``eval``: the text is parsed to a syntax tree and the tree is
 walked. There are numbers, texts, booleans, None, lists and tuples; arithmetic, comparisons,
 conditionals, comprehensions, assignments to names, ``if``, bounded loops, plain functions, and the
-functions and text methods of the two tables below. No attribute is ever looked up, so there is
+functions and text methods of ``operations``. No attribute is ever looked up, so there is
 nothing to escape through. Every node visited and every element seen is charged to a budget, and
 results whose size can be known in advance are refused before they are computed. Anything else, and
 anything that fails, raises ``Refused``.
@@ -12,26 +12,29 @@ anything that fails, raises ``Refused``.
 from __future__ import annotations
 
 import ast
-import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from fedllm.eval.operations import (
+    ARITHMETIC,
+    COMPARISONS,
+    FUNCTIONS,
+    MAX_BITS,
+    MAX_SIZE,
+    METHODS,
+    Refused,
+    power,
+    repeat,
+)
 
 MAX_SOURCE = 4_000
 """Longest program in characters."""
 MAX_WORK = 200_000
 """Nodes and elements one call may visit."""
-MAX_SIZE = 10_000
-"""Most elements and characters in one value, nested ones included."""
-MAX_BITS = 2_048
-"""Widest integer."""
 MAX_CALLS = 40
 """Deepest recursion of the program's own functions."""
-
-
-class Refused(Exception):
-    """The program is outside the subset, too expensive, or failed."""
 
 
 def run_function(source: str, name: str, arguments: Sequence[Any]) -> Any:
@@ -328,9 +331,9 @@ class _Machine:
     def binary(self, op: ast.operator, left: Any, right: Any) -> Any:
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if isinstance(op, ast.Pow):
-            return _power(left, right)
+            return power(left, right)
         if isinstance(op, ast.Mult) and not numbers:
-            return _repeat(left, right)
+            return repeat(left, right)
         if not numbers and not isinstance(op, ast.Add):
             raise Refused("arithmetic on something else")
         if type(op) not in ARITHMETIC:
@@ -359,126 +362,3 @@ class _Machine:
         if isinstance(node, ast.GeneratorExp):
             return self.admit(list(self.comprehend(node.elt, node.generators, scope)))
         return self.value(node, scope)
-
-
-def _power(base: Any, exponent: Any) -> Any:
-    if not isinstance(base, int | float) or not isinstance(exponent, int | float):
-        raise Refused("power of something else")
-    if isinstance(base, int) and isinstance(exponent, int):
-        if base.bit_length() * abs(exponent) > MAX_BITS:
-            raise Refused("integer too wide")
-        return base**exponent
-    result = float(base) ** float(exponent)
-    if isinstance(result, complex):
-        raise Refused("complex")
-    return result
-
-
-def _repeat(left: Any, right: Any) -> Any:
-    items, times = (left, right) if isinstance(right, int) else (right, left)
-    if not isinstance(items, str | list | tuple) or not isinstance(times, int):
-        raise Refused("product of something else")
-    if len(items) * times > MAX_SIZE:
-        raise Refused("value too large")
-    return items * times
-
-
-def _range(*bounds: int) -> list[int]:
-    numbers = range(*bounds)
-    if len(numbers) > MAX_SIZE:
-        raise Refused("range too long")
-    return list(numbers)
-
-
-def _round(number: float, digits: int | None = None) -> float:
-    if digits is not None and not -100 <= digits <= 100:
-        raise Refused("too many digits")
-    return round(number, digits)
-
-
-def _int(value: Any = 0) -> int:
-    return int(value)
-
-
-def _str(value: Any = "") -> str:
-    return str(value)
-
-
-def _list(value: Any = ()) -> list[Any]:
-    return list(value)
-
-
-def _sorted(values: Any, reverse: bool = False) -> list[Any]:
-    return sorted(values, reverse=reverse)
-
-
-def _replace(text: str, old: str, new: str) -> str:
-    if len(text) + text.count(old) * len(new) > MAX_SIZE:
-        raise Refused("value too large")
-    return text.replace(old, new)
-
-
-def _join(separator: str, parts: Sequence[str]) -> str:
-    if len(separator) * len(parts) > MAX_SIZE:
-        raise Refused("value too large")
-    return separator.join(parts)
-
-
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "abs": abs,
-    "all": all,
-    "any": any,
-    "bool": bool,
-    "enumerate": lambda values: list(enumerate(values)),
-    "float": float,
-    "int": _int,
-    "len": len,
-    "list": _list,
-    "max": lambda *values: max(*values),
-    "min": lambda *values: min(*values),
-    "range": _range,
-    "reversed": lambda values: list(reversed(values)),
-    "round": _round,
-    "sorted": _sorted,
-    "str": _str,
-    "sum": lambda values: sum(values),
-    "zip": lambda *values: list(zip(*values, strict=False)),
-}
-METHODS: dict[str, Callable[..., Any]] = {
-    "capitalize": lambda text: text.capitalize(),
-    "count": lambda text, part: text.count(part),
-    "endswith": lambda text, part: text.endswith(part),
-    "find": lambda text, part: text.find(part),
-    "isalpha": lambda text: text.isalpha(),
-    "isdigit": lambda text: text.isdigit(),
-    "join": _join,
-    "lower": lambda text: text.lower(),
-    "lstrip": lambda text, *characters: text.lstrip(*characters),
-    "replace": _replace,
-    "rstrip": lambda text, *characters: text.rstrip(*characters),
-    "split": lambda text, *separator: text.split(*separator),
-    "startswith": lambda text, part: text.startswith(part),
-    "strip": lambda text, *characters: text.strip(*characters),
-    "title": lambda text: text.title(),
-    "upper": lambda text: text.upper(),
-}
-ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
-COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: lambda left, right: left is right,
-    ast.IsNot: lambda left, right: left is not right,
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
-}

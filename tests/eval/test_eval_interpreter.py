@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedllm.eval.interpreter import MAX_SIZE, Refused, run_function
+from fedllm.eval.interpreter import run_function
+from fedllm.eval.operations import MAX_SIZE, Refused
 
 
 def f(body, *arguments, parameters="x"):
