@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,10 +95,11 @@ def aggregate(
     from fedllm.atomic import atomic_json, atomic_text
 
     sources = collect(adapters)
+    screen = partial(_usable, rule=rule, any_base=any_base)
     settings = _settings(set_ or [], rank=rank, energy=energy, solver=solver, lam=lam)
     job = Job(
         rule=rule,
-        weights=_weights(sources, weights, weights_by, skip_bad),
+        weights=_weights(sources, weights, weights_by, screen if skip_bad else None),
         settings=settings,
         dtype=dtype,
         residual=residual,
@@ -328,9 +331,12 @@ def _settings(pairs: list[str], **named: Any) -> dict[str, Any]:
 
 
 def _weights(
-    sources: dict[str, Path], numbers: str | None, policy: str | None, skip_bad: bool
+    sources: dict[str, Path],
+    numbers: str | None,
+    policy: str | None,
+    screen: Callable[[dict[str, Path]], dict[str, Path]] | None,
 ) -> dict[str, float]:
-    """Weights by client from the options."""
+    """Weights by client from the options; with ``screen``, of the clients it lets through."""
     from fedllm.aggregation.weights import WEIGHTS
     from fedllm.aggregation.weights.files import counts_beside, read_weights
     from fedllm.errors import ConfigError
@@ -345,25 +351,32 @@ def _weights(
     policy = "examples" if policy == "num_examples" else policy or "uniform"
     if policy == "uniform":
         return dict.fromkeys(sources, 1.0)
+    if screen is not None:
+        sources = screen(sources)
     if policy in WEIGHTS:
         return WEIGHTS[policy](counts_beside(sources))
     if policy in ("norm", "inverse-distance"):
-        return _geometric(sources, policy, skip_bad)
+        return _geometric(sources, policy)
     return read_weights(Path(policy), list(sources))
 
 
-def _geometric(sources: dict[str, Path], policy: str, skip_bad: bool) -> dict[str, float]:
+def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Path]:
+    """Adapters that can be combined; what is wrong with the others is reported by ``publish``."""
+    from fedllm.aggregation.fit import screened
+
+    usable, _ = screened(sources, rule, check_base=not any_base)
+    return {name: sources[name] for name in usable}
+
+
+def _geometric(sources: dict[str, Path], policy: str) -> dict[str, float]:
     from fedllm.aggregation.combine import one_blas_thread, pairwise_products
-    from fedllm.aggregation.fit import check_fit, opened, screened
+    from fedllm.aggregation.fit import check_fit, opened
     from fedllm.aggregation.weights.geometry import as_weights
 
-    if skip_bad:
-        adapters, _ = screened(sources, "flexlora")
-    else:
-        adapters = {name: opened(name, path) for name, path in sources.items()}
-        check_fit(adapters)
+    adapters = {name: opened(name, path) for name, path in sources.items()}
     if not adapters:
         return {}
+    check_fit(adapters, check_base=False)  # base models are checked when they are combined
     with one_blas_thread():
         return as_weights(policy, pairwise_products(adapters), list(adapters))
 

@@ -241,6 +241,10 @@ def test_bad_adapters_are_skipped_when_asked_and_enough_remain(folder):
     assert "is missing" in value["excluded"]["client4"]
     assert "base model 'another'" in value["excluded"]["client5"]
     call("verify", folder / "g")
+    for name in ("client3", "client5"):
+        shutil.rmtree(folder / "updates" / name)
+    weighed = call(*arguments, "--skip-bad", "--overwrite", "--weights-by", "examples", "--json")
+    assert json.loads(weighed)["weights"] == {"client0": 0.25, "client2": 0.75}
 
 
 def test_an_output_is_never_overwritten_by_accident(folder):
