@@ -52,6 +52,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``fedllm`` command."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep on a shared machine
     try:
         app()
     except FedLLMError as error:

@@ -12,6 +12,7 @@ FSDP: see ``recipes/accelerate/``) the result is that of one process up to round
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +67,7 @@ def train(
 
 def main() -> None:
     """Entry point of ``python -m fedllm.client``."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep on a shared machine
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
     try:

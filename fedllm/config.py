@@ -63,8 +63,8 @@ class SourceConfig(Section):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     path: str
-    """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), a folder or pattern (``*``) of
-    such files, or a hub data set ``org/name``."""
+    """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), a folder or pattern (``*``)
+    of such files, or a hub data set ``org/name``."""
     domain: str = ""
     """Domain the rows belong to; empty takes it from ``columns.domain`` or the file's name."""
     subset: str | None = None
