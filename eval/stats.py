@@ -130,6 +130,58 @@ def difference(first: Interval, second: Interval) -> Interval:
     return Interval(mean, mean - below, mean + above, min(first.n, second.n))
 
 
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Exact two-sided p value that the same samples are right equally often for both."""
+    gained = sum(a and not b for a, b in zip(first, second, strict=True))
+    lost = sum(b and not a for a, b in zip(first, second, strict=True))
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def sign_flip(differences: Sequence[float], *, seed: int, flips: int = 10_000) -> float:
+    """Two-sided permutation p value of a mean paired difference of zero.
+
+    All sign patterns are tried for up to 13 samples, otherwise ``flips`` random ones.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    if 2**n <= flips:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        extra = 0
+    else:
+        signs = 1 - 2 * numpy_rng(seed).integers(0, 2, (flips, n))
+        extra = 1  # the observed pattern counts, so p is never zero
+    observed = abs(values.sum())
+    reached = np.abs(signs @ values) >= observed * (1 - 1e-12)
+    return float((reached.sum() + extra) / (len(signs) + extra))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for being several (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def detectable_difference(
+    spread: float, n: int, *, power: float = 0.8, confidence: float = CONFIDENCE
+) -> float:
+    """Smallest mean paired difference that ``n`` samples would show with this power.
+
+    Args:
+        spread: Standard deviation of the paired differences; the root of the share of samples on
+            which the two disagree, for right and wrong.
+        n: Number of samples.
+        power: Chance of finding such a difference.
+        confidence: One minus the two-sided level of the test.
+    """
+    normal = NormalDist()
+    return (normal.inv_cdf(0.5 + confidence / 2) + normal.inv_cdf(power)) * spread / math.sqrt(n)
+
+
 def _resample(n: int, resamples: int, seed: int) -> np.ndarray:
     """How often each of ``n`` samples is drawn, ``(resamples, n) float64``."""
     rng = numpy_rng(seed)

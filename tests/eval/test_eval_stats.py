@@ -8,9 +8,13 @@ from fedllm.eval.stats import (
     Interval,
     bootstrap_mean,
     combine,
+    detectable_difference,
     difference,
+    holm,
+    mcnemar,
     paired_difference,
     paired_proportions,
+    sign_flip,
     wilson,
 )
 
@@ -123,3 +127,38 @@ def test_the_difference_of_proportions_is_newcombes_hybrid_score():
 def test_nothing_to_resample_is_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 0), (3, 9), (40, 22)])
+def test_mcnemar_is_the_binomial_test_on_discordant_pairs(gained, lost):
+    first = [True] * gained + [False] * lost + [True] * 7
+    second = [False] * gained + [True] * lost + [True] * 7
+    n = gained + lost
+    expected = scipy_stats.binomtest(gained, n).pvalue if n else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [6, 40])
+def test_sign_flips_agree_with_scipys_permutation_test(n):
+    values = np.random.default_rng(n).normal(0.35, 1, n)
+    expected = scipy_stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0
+    ).pvalue
+    assert sign_flip(values.tolist(), seed=0) == pytest.approx(expected, abs=0.015)
+
+
+def test_holm_gives_the_textbook_adjustment():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_the_detectable_difference_is_found_four_times_in_five():
+    reach = detectable_difference(0.5, 60)
+    assert detectable_difference(0.4**0.5, 200) == pytest.approx(
+        (7.85 * 0.4 / 200) ** 0.5, rel=1e-3
+    )
+    rng = np.random.default_rng(0)
+    draws = rng.normal(reach, 0.5, (400, 60))
+    found = [scipy_stats.ttest_1samp(row, 0).pvalue < 0.05 for row in draws]
+    assert 0.72 <= np.mean(found) <= 0.87
