@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedllm.adapters.keys import Form, Outline, factor_keys, paired
 from fedllm.adapters.peft_config import canonical, check_config, module_rank, module_scaling
 from fedllm.adapters.tensorfile import Entry, read_header, read_tensor, write_tensors
 from fedllm.atomic import atomic_directory
@@ -27,11 +26,6 @@ from fedllm.errors import AdapterError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-PREFIX = "base_model.model."
-
-Form = Literal["linear", "embedding", "conv"]
-Outline = tuple[int, int, Form, tuple[int, ...]]
-"""``d_in``, ``d_out``, form and kernel of a module: what must agree between adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +106,7 @@ class AdapterState:
         """All tensors under peft's keys, sorted; what ``set_peft_model_state_dict`` takes."""
         named = dict(self.aux)
         for module, factors in self.lora.items():
-            name_a, name_b = _keys(module, factors.form)
+            name_a, name_b = factor_keys(module, factors.form)
             named[name_a], named[name_b] = _as_stored(factors)
         return {name: named[name] for name in sorted(named)}
 
@@ -132,7 +126,7 @@ class AdapterState:
         """
         config = _plain(config)
         check_config(config, where)
-        places = _places({name: t.shape for name, t in tensors.items()}, config, where)
+        places = paired({name: t.shape for name, t in tensors.items()}, config, where)
         lora = {
             module: _fold(tensors[a], tensors[b], module_scaling(config, module), form)
             for module, (a, b, form) in places.items()
@@ -150,7 +144,7 @@ class AdapterFile:
         self.config = config
         self._entries = entries
         shapes = {name: entry.shape for name, entry in entries.items()}
-        self._places = _places(shapes, config, str(path))
+        self._places = paired(shapes, config, str(path))
         used = {name for a, b, _ in self._places.values() for name in (a, b)}
         self.modules = tuple(self._places)
         self.aux_names = tuple(sorted(set(entries) - used))
@@ -251,7 +245,7 @@ def check_finite(adapter: Adapter, who: str) -> None:
 
 def check_factors_finite(factors: LoRAFactors, who: str, module: str) -> None:
     """``check_finite`` for one module that was read already."""
-    name_a, name_b = _keys(module, factors.form)
+    name_a, name_b = factor_keys(module, factors.form)
     refuse_non_finite(factors.A, who, name_a)
     refuse_non_finite(factors.B, who, name_b)
 
@@ -269,20 +263,6 @@ def refuse_non_finite(tensor: Tensor, who: str, name: str) -> None:
         )
 
 
-@lru_cache(maxsize=2**16)
-def natural_order(name: str) -> tuple[tuple[int, str], ...]:
-    """Sort key that puts ``layers.2`` before ``layers.10``."""
-    parts = re.split(r"(\d+)", name)
-    digits = [part.lstrip("0") if i % 2 else part for i, part in enumerate(parts)]
-    return (*((len(p) if i % 2 else 0, p) for i, p in enumerate(digits)), (0, name))
-
-
-def _keys(module: str, form: Form) -> tuple[str, str]:
-    if form == "embedding":
-        return f"{PREFIX}{module}.lora_embedding_A", f"{PREFIX}{module}.lora_embedding_B"
-    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
-
-
 def _fold(a: Tensor, b: Tensor, scaling: float, form: Form) -> LoRAFactors:
     kernel = tuple(a.shape[2:])
     return LoRAFactors(a.flatten(1), b.flatten(1), scaling, form, kernel)
@@ -294,56 +274,6 @@ def _as_stored(factors: LoRAFactors) -> tuple[Tensor, Tensor]:
     ones = (1,) * len(factors.kernel)
     rank, d_out = factors.rank, factors.B.shape[0]
     return factors.A.reshape(rank, -1, *factors.kernel), factors.B.reshape(d_out, rank, *ones)
-
-
-_SUFFIXES: tuple[tuple[str, str, Form], ...] = (
-    (".lora_A.weight", ".lora_B.weight", "linear"),
-    (".lora_embedding_A", ".lora_embedding_B", "embedding"),
-)
-
-
-def _places(
-    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str
-) -> dict[str, tuple[str, str, Form]]:
-    """Pairs the keys of A and B: module to (key of A, key of B, form), in natural order."""
-    found: dict[str, tuple[str, str, Form]] = {}
-    for name in shapes:
-        for suffix_a, suffix_b, form in _SUFFIXES:
-            if name.endswith((suffix_a, suffix_b)):
-                stem = name.removesuffix(suffix_a).removesuffix(suffix_b)
-                found[stem] = (stem + suffix_a, stem + suffix_b, form)
-    if not found:
-        raise AdapterError(f"{where}: holds no lora_A tensor; was another kind of adapter saved?")
-    for stem, (a, b, _) in found.items():
-        if not stem.startswith(PREFIX):
-            raise AdapterError(
-                f"{where}: tensor {a} does not start with {PREFIX!r}; save it with save_pretrained"
-            )
-        for name in (a, b):
-            if name not in shapes:
-                raise AdapterError(f"{where}: tensor {name} is missing; save the adapter again")
-        module = stem.removeprefix(PREFIX)
-        _check_pair(a, b, shapes, module_rank(config, module), where)
-        if len(shapes[a]) > 2:
-            found[stem] = (a, b, "conv")
-    ordered = sorted(found, key=natural_order)
-    return {stem.removeprefix(PREFIX): found[stem] for stem in ordered}
-
-
-def _check_pair(
-    a: str, b: str, shapes: Mapping[str, tuple[int, ...]], rank: int, where: str
-) -> None:
-    shape_a, shape_b = tuple(shapes[a]), tuple(shapes[b])
-    if len(shape_a) < 2 or len(shape_b) != len(shape_a) or 0 in shape_a + shape_b:
-        raise AdapterError(
-            f"{where}: {a} has shape {shape_a} and {b} has {shape_b}, expected (r, d_in) and "
-            "(d_out, r); a sharded model must be gathered before it is saved"
-        )
-    if shape_a[0] != rank or shape_b[1] != rank or any(n != 1 for n in shape_b[2:]):
-        raise AdapterError(
-            f"{where}: {a} has shape {shape_a} and {b} has {shape_b}, but adapter_config.json "
-            f"gives this module rank {rank}; correct r or rank_pattern, or save it again"
-        )
 
 
 def _missing_weights(path: Path) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedllm.adapters.keys import PREFIX
 from fedllm.adapters.peft_config import module_scaling
-from fedllm.adapters.state import PREFIX, Adapter, refuse_non_finite
+from fedllm.adapters.state import Adapter, refuse_non_finite
 from fedllm.errors import AdapterError
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from fedllm.adapters.state import natural_order
+from fedllm.adapters.keys import natural_order
 from fedllm.aggregation.report import ModuleReport
 
 CELL = (64, 20)

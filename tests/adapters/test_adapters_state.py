@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from fedllm.adapters.keys import natural_order
 from fedllm.adapters.peft_config import module_rank, module_scaling, with_ranks
 from fedllm.adapters.state import (
     AdapterState,
     check_finite,
     load_adapter,
-    natural_order,
     open_adapter,
     save_adapter,
 )
