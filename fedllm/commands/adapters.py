@@ -1,134 +1,25 @@
-"""``fedllm aggregate``, ``inspect``, ``diff``, ``lint``, ``verify``, ``fold``, ``plan``."""
+"""``fedllm aggregate``, ``verify``, ``inspect``, ``diff``, ``lint``, ``fold``, ``plan``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from fedllm.aggregation.report import AggregationReport
-
-Adapters = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="ADAPTER...",
-        help="PEFT directories, globs, a text file with one directory per line, or a JSON file "
-        "{client: directory}.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+from fedllm.commands import aggregation
+from fedllm.commands.aggregation import Adapters, Json
+from fedllm.commands.tables import human_bytes, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this file's commands to ``app``."""
-    app.command("aggregate")(aggregate)
+    """Adds every command that works on adapters to ``app``."""
+    aggregation.register(app)
     app.command("inspect")(inspect)
     app.command("diff")(diff)
     app.command("lint")(lint)
-    app.command("verify")(verify)
     app.command("fold")(fold)
     app.command("plan")(plan)
-
-
-def aggregate(
-    adapters: Adapters,
-    out: Annotated[Path, typer.Option(help="Directory to make: a PEFT adapter.")],
-    rule: Annotated[str, typer.Option(help="How to combine; see `fedllm list`.")] = "lora-fair",
-    weights: Annotated[
-        str | None, typer.Option(help="One number per adapter, in their order, e.g. 3,1,2.")
-    ] = None,
-    weights_by: Annotated[
-        str | None,
-        typer.Option(
-            help="examples, tokens or steps (from each adapter's update.json), uniform, norm, "
-            "inverse-distance, or a JSON file {client: weight}. Default: uniform."
-        ),
-    ] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the result (SVD rules).")] = None,
-    energy: Annotated[
-        float | None, typer.Option(help="Keep this share of the squared norm (SVD rules).")
-    ] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="lora-fair: ridge, cosine or sgd-paper.")
-    ] = None,
-    lam: Annotated[float | None, typer.Option("--lambda", help="lora-fair: penalty.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting of the rule, e.g. `trim=0.3`.")
-    ] = None,
-    sent: Annotated[
-        Path | None, typer.Option(help="The adapter clients started from (frlora, fed-sb).")
-    ] = None,
-    residual: Annotated[
-        str, typer.Option(help="Remainder of fedex, frlora, fedmomentum: ship or drop.")
-    ] = "ship",
-    ranks_out: Annotated[
-        str | None, typer.Option(help="Also write these ranks, e.g. 4,8 (SVD rules).")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="keep, float32 or bfloat16.")] = "keep",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out adapters that cannot be combined.")
-    ] = False,
-    min_clients: Annotated[int, typer.Option(help="Fewest adapters the result may stand on.")] = 1,
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="Allow different names of the base model.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier aggregate at --out.")
-    ] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw residuals, layer by projection, as SVG.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Combine LoRA adapters into one, and say what was lost.
-
-    The result loads with `PeftModel.from_pretrained`. Beside it lie a manifest with the hashes of
-    everything (`fedllm verify` makes it again) and a model card.
-    """
-    from fedllm.adapters.collect import collect
-    from fedllm.aggregation.publish import Job, publish
-    from fedllm.atomic import atomic_json, atomic_text
-
-    sources = collect(adapters)
-    screen = partial(_usable, rule=rule, any_base=any_base)
-    settings = _settings(set_ or [], rank=rank, energy=energy, solver=solver, lam=lam)
-    job = Job(
-        rule=rule,
-        weights=_weights(sources, weights, weights_by, screen if skip_bad else None),
-        settings=settings,
-        dtype=dtype,
-        residual=residual,
-        ranks_out=_numbers(ranks_out, int, "--ranks-out") if ranks_out else [],
-        check_base=not any_base,
-    )
-    record, excluded = publish(
-        sources,
-        job,
-        out,
-        sent=sent,
-        skip_bad=skip_bad,
-        min_clients=min_clients,
-        overwrite=overwrite,
-    )
-    value = {**record.to_dict(), "excluded": excluded, "out": str(out)}
-    if report is not None:
-        atomic_json(report, value)
-    if figure is not None:
-        from fedllm.aggregation.heatmap import heat_map
-
-        atomic_text(figure, heat_map(record.modules))
-    if json:
-        _print_json(value)
-        return
-    _print_report(record)
-    for client, reason in excluded.items():
-        typer.echo(f"left out: {client}: {reason}", err=True)
-    typer.echo(f"{out}: {len(record.weights)} adapters combined by {rule}")
 
 
 def inspect(
@@ -144,7 +35,7 @@ def inspect(
 
     summaries = {name: look(path) for name, path in collect(adapters).items()}
     if json:
-        _print_json({name: asdict(summary) for name, summary in summaries.items()})
+        print_json({name: asdict(summary) for name, summary in summaries.items()})
         return
     rows = [
         [
@@ -156,15 +47,15 @@ def inspect(
             ",".join(s.dtypes),
             f"{s.norm:.4g}",
             f"{s.effective_rank:.2f}",
-            _bytes(s.nbytes),
+            human_bytes(s.nbytes),
             " ".join([*s.variants, *(["NaN/Inf"] if not s.finite else [])]),
         ]
         for name, s in summaries.items()
     ]
     titles = "adapter|base model|modules|rank|scaling|dtype|norm|eff. rank|size|notes"
-    _print_table(titles.split("|"), rows)
+    print_table(titles.split("|"), rows)
     for name, s in summaries.items() if modules else ():
-        _print_table(
+        print_table(
             [name, "d_out x d_in", "rank", "scaling", "norm", "eff. rank"],
             [
                 [m.module, f"{m.d_out} x {m.d_in}", str(m.rank), f"{m.scaling:.4g}"]
@@ -186,9 +77,9 @@ def diff(
 
     rows = compare(a, b)
     if json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
         return
-    _print_table(
+    print_table(
         ["module", "norm a", "norm b", "distance", "relative", "cosine"],
         [
             [r.module, f"{r.norm_a:.4g}", f"{r.norm_b:.4g}", f"{r.distance:.4g}"]
@@ -218,7 +109,7 @@ def lint(
         layers = linear_layers(against)
     findings = {name: check(path, layers) for name, path in collect(adapters).items()}
     if json:
-        _print_json({name: [asdict(f) for f in found] for name, found in findings.items()})
+        print_json({name: [asdict(f) for f in found] for name, found in findings.items()})
     else:
         for name, found in findings.items():
             for f in found:
@@ -226,27 +117,6 @@ def lint(
             if not found:
                 typer.echo(f"{name}: sound")
     if any(f.level == "error" for found in findings.values() for f in found):
-        raise typer.Exit(1)
-
-
-def verify(
-    directories: Annotated[list[Path], typer.Argument(help="Outputs of `fedllm aggregate`.")],
-) -> None:
-    """Make an aggregate again from its inputs and compare every byte.
-
-    Exits with 1 when something differs.
-    """
-    from fedllm.aggregation.publish import verify as check
-
-    broken = False
-    for directory in directories:
-        problems = check(directory)
-        for problem in problems:
-            typer.echo(f"{directory}: {problem}")
-        if not problems:
-            typer.echo(f"{directory}: verified, inputs and output agree with the manifest")
-        broken |= bool(problems)
-    if broken:
         raise typer.Exit(1)
 
 
@@ -299,147 +169,17 @@ def plan(
         bytes_each=4 if dtype == "float32" else 2,
     )
     if json:
-        _print_json([asdict(row) for row in rows])
+        print_json([asdict(row) for row in rows])
         return
     parameters = sum(rank * (d_in + d_out) for d_in, d_out in layers.values())
     typer.echo(
         f"{len(layers)} modules, rank {rank}: {parameters:,} parameters per adapter; "
         f"{clients} clients, {rounds} rounds, {dtype}"
     )
-    _print_table(
+    print_table(
         ["rule", "up per client and round", "down", "in all", "notes"],
-        [[r.rule, _bytes(r.up), _bytes(r.down), _bytes(r.total), r.note] for r in rows],
-    )
-
-
-def _settings(pairs: list[str], **named: Any) -> dict[str, Any]:
-    """Settings of the rule: those with options of their own, and ``key=value`` read as JSON."""
-    import json
-
-    from fedllm.errors import ConfigError
-
-    settings = {key: value for key, value in named.items() if value is not None}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {pair}; write it as name=value")
-        try:
-            settings[key] = json.loads(text)
-        except ValueError:
-            settings[key] = text
-    return settings
-
-
-def _weights(
-    sources: dict[str, Path],
-    numbers: str | None,
-    policy: str | None,
-    screen: Callable[[dict[str, Path]], dict[str, Path]] | None,
-) -> dict[str, float]:
-    """Weights by client from the options; with ``screen``, of the clients it lets through."""
-    from fedllm.aggregation.weights import WEIGHTS
-    from fedllm.aggregation.weights.files import counts_beside, read_weights
-    from fedllm.errors import ConfigError
-
-    if numbers is not None:
-        if policy is not None:
-            raise ConfigError("--weights and --weights-by are both given; give one of them")
-        values = _numbers(numbers, float, "--weights")
-        if len(values) != len(sources):
-            raise ConfigError(f"--weights has {len(values)} numbers for {len(sources)} adapters")
-        return dict(zip(sources, values, strict=True))
-    policy = "examples" if policy == "num_examples" else policy or "uniform"
-    if policy == "uniform":
-        return dict.fromkeys(sources, 1.0)
-    if screen is not None:
-        sources = screen(sources)
-    if policy in WEIGHTS:
-        return WEIGHTS[policy](counts_beside(sources))
-    if policy in ("norm", "inverse-distance"):
-        return _geometric(sources, policy)
-    return read_weights(Path(policy), list(sources))
-
-
-def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Path]:
-    """Adapters that can be combined; what is wrong with the others is reported by ``publish``."""
-    from fedllm.aggregation.fit import screened
-
-    usable, _ = screened(sources, rule, check_base=not any_base)
-    return {name: sources[name] for name in usable}
-
-
-def _geometric(sources: dict[str, Path], policy: str) -> dict[str, float]:
-    from fedllm.aggregation.combine import one_blas_thread, pairwise_products
-    from fedllm.aggregation.fit import check_fit, opened
-    from fedllm.aggregation.weights.geometry import as_weights
-
-    adapters = {name: opened(name, path) for name, path in sources.items()}
-    if not adapters:
-        return {}
-    check_fit(adapters, check_base=False)  # base models are checked when they are combined
-    with one_blas_thread():
-        return as_weights(policy, pairwise_products(adapters), list(adapters))
-
-
-def _numbers(text: str, kind: Any, option: str) -> list[Any]:
-    from fedllm.errors import ConfigError
-
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} {text}; expected numbers with commas between") from None
-
-
-def _print_report(record: AggregationReport) -> None:
-    total = record.total
-    if total is None:
-        return
-
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4f}"
-
-    _print_table(
-        ["client", "coefficient", "norm", "distance", "cosine"],
         [
-            [name, f"{record.weights[name]:.4f}", f"{c.norm:.4g}", f"{c.distance:.4g}"]
-            + [f"{c.cosine:.4f}" + ("  outlier" if name in record.outliers else "")]
-            for name, c in total.clients.items()
+            [r.rule, human_bytes(r.up), human_bytes(r.down), human_bytes(r.total), r.note]
+            for r in rows
         ],
     )
-    worst = sorted(record.modules, key=lambda m: -m.residual_after)[:5]
-    _print_table(
-        ["module", "rank", "averaging leaves", "left", "least possible", "energy kept"],
-        [
-            [m.module, str(m.rank), share(m.residual_naive), share(m.residual_after)]
-            + [share(m.residual_floor), f"{m.energy_kept:.4f}"]
-            for m in [total, *worst]
-        ],
-    )
-    for note in record.notes:
-        typer.echo(note)
-
-
-def _print_table(titles: list[str], rows: list[list[str]]) -> None:
-    """Columns aligned by spaces; numbers to the right."""
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    for row in [titles, *rows]:
-        cells = [
-            text.ljust(width) if i == 0 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        typer.echo("  ".join(cells).rstrip())
-    typer.echo("")
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
