@@ -39,8 +39,8 @@ ROWS = 16
 GIVEN_WEIGHT = 0.2
 """Loss weight of text that cannot be foreseen (names, operands); what follows from it weighs 1."""
 SPECIAL = ("<pad>", "<s>", "<|im_start|>", "<|im_end|>")
-WORDS = r"\d{1,2}| ?[A-Za-z]+|\n| ?[^\sA-Za-z\d]+|\s"
-"""Numbers below 100 are one token each, with or without a space before them."""
+WORDS = r"\n*### [A-Za-z]+:\n|\d{1,2}| ?[A-Za-z]+|\n| ?[^\sA-Za-z\d]+|\s"
+"""Alpaca's headings and numbers below 100 are one token each."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -236,7 +236,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=DESTINATION)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

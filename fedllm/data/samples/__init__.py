@@ -28,7 +28,7 @@ TOPICS: dict[str, tuple[Topic, ...]] = {
     "math": mathematics.TOPICS,
 }
 DOMAINS: tuple[str, ...] = tuple(TOPICS)
-IN_DOMAIN_SHARE = 0.25
+IN_DOMAIN_SHARE = 0.3
 """The part of the public pool that belongs to one of `DOMAINS`, in equal shares."""
 
 

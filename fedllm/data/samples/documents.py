@@ -17,7 +17,8 @@ from fedllm.seeds import derive_seed
 Passage = tuple[str, str]
 """What is given, and what follows from it; their concatenation is the text."""
 
-_DOMAINS = (code.TOPICS, medical.TOPICS, finance.TOPICS, mathematics.TOPICS)
+_DOMAINS = (code.TOPICS, *3 * (medical.TOPICS, finance.TOPICS, mathematics.TOPICS))
+"""What documents are about; code is the easiest to learn and comes up less often."""
 _PER_DOCUMENT = 3
 
 
@@ -26,7 +27,9 @@ def documents(seed: int) -> Iterator[list[Passage]]:
     draw = Draw(derive_seed(seed, "samples/documents"), "public")
     while True:
         kind = draw.number(1, 100)
-        if kind <= 30:
+        if kind <= 8:
+            yield _repeated(draw)
+        elif kind <= 30:
             topics = draw.pick(_DOMAINS)
             yield [_sentence(draw.pick(topics), draw) for _ in range(_PER_DOCUMENT)]
         elif kind <= 60:
@@ -34,6 +37,15 @@ def documents(seed: int) -> Iterator[list[Passage]]:
             yield [quiz_question(draw.pick(topics), draw) for _ in range(_PER_DOCUMENT)]
         else:
             yield [_instruction(draw)]
+
+
+def _repeated(draw: Draw) -> list[Passage]:
+    """A few record lines, then the same again: how to copy what was never seen before."""
+    lines = [
+        f"{draw.person()} {draw.code(draw.pick(('MR', 'AC')))} {draw.company()}\n"
+        for _ in range(draw.number(1, 2))
+    ]
+    return [("".join(lines), "".join(lines))]
 
 
 def quiz_question(topic: Topic, draw: Draw) -> Passage:

@@ -32,7 +32,7 @@ def _ticker(draw: Draw) -> Slots:
 
 
 def _profit(draw: Draw) -> Slots:
-    cost, profit = draw.number(2, 20), draw.number(2, 20)
+    cost, profit = draw.number(2, 9), draw.number(2, 20)
     return {
         "firm": draw.company(),
         "income": str(cost + profit),
@@ -89,7 +89,7 @@ def _risk(draw: Draw) -> Slots:
 
 
 def _move(draw: Draw) -> Slots:
-    before, change = draw.number(10, 90), draw.pick((-8, -5, -3, -2, 0, 0, 2, 3, 5, 8))
+    before, change = draw.pick((20, 30, 40, 50, 60, 70)), draw.pick((-10, -5, 0, 5, 10))
     answer = "rise" if change > 0 else "fall" if change < 0 else "flat"
     return {
         "firm": draw.company(),

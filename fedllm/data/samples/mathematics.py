@@ -19,12 +19,12 @@ def _answer(draw: Draw, value: int, **slots: object) -> Slots:
 
 
 def _add(draw: Draw) -> Slots:
-    a, b = draw.number(2, 20), draw.number(2, 20)
+    a, b = draw.number(2, 20), draw.number(2, 9)
     return _answer(draw, a + b, a=a, b=b)
 
 
 def _subtract(draw: Draw) -> Slots:
-    b, rest = draw.number(2, 20), draw.number(2, 20)
+    b, rest = draw.number(2, 9), draw.number(2, 20)
     return _answer(draw, rest, a=b + rest, b=b)
 
 
@@ -39,28 +39,28 @@ def _divide(draw: Draw) -> Slots:
 
 
 def _double(draw: Draw) -> Slots:
-    a = draw.number(2, 49)
+    a = draw.number(2, 30)
     return _answer(draw, 2 * a, a=a)
 
 
 def _largest(draw: Draw) -> Slots:
-    a, b, c = draw.number(2, 99), draw.number(2, 99), draw.number(2, 99)
+    a, b, c = draw.number(2, 30), draw.number(2, 60), draw.number(2, 99)
     return _answer(draw, max(a, b, c), a=a, b=b, c=c)
 
 
 def _sequence(draw: Draw) -> Slots:
-    start, step = draw.number(2, 30), draw.pick((2, 3, 5, 10))
+    start, step = draw.number(2, 20), draw.pick((2, 5, 10))
     terms = [start + step * i for i in range(4)]
     return _answer(draw, terms[3], a=terms[0], b=terms[1], c=terms[2])
 
 
 def _missing(draw: Draw) -> Slots:
-    a, x = draw.number(2, 20), draw.number(2, 20)
+    a, x = draw.number(2, 20), draw.number(2, 9)
     return _answer(draw, x, a=a, b=a + x)
 
 
 def _perimeter(draw: Draw) -> Slots:
-    a, b = draw.number(2, 12), draw.number(2, 12)
+    a, b = draw.number(2, 9), draw.number(2, 9)
     return _answer(draw, 2 * (a + b), a=a, b=b)
 
 

@@ -43,7 +43,7 @@ def _pulse(draw: Draw) -> Slots:
 
 
 def _dose_total(draw: Draw) -> Slots:
-    dose, times = draw.number(2, 12), draw.number(2, 4)
+    dose, times = draw.number(2, 10), draw.number(2, 4)
     return {
         "who": draw.person(),
         "drug": draw.pick(DRUGS)[0],
@@ -55,7 +55,7 @@ def _dose_total(draw: Draw) -> Slots:
 
 
 def _tablets_left(draw: Draw) -> Slots:
-    used, left = draw.number(2, 20), draw.number(2, 20)
+    used, left = draw.number(2, 9), draw.number(2, 20)
     return {
         "who": draw.person(),
         "drug": draw.pick(DRUGS)[0],
@@ -86,7 +86,7 @@ def _allergy(draw: Draw) -> Slots:
 
 
 def _next_visit(draw: Draw) -> Slots:
-    day, wait = draw.number(0, 6), draw.number(1, 6)
+    day, wait = draw.number(0, 6), draw.number(1, 4)
     return {
         "who": draw.person(),
         "day": DAYS[day],
