@@ -41,9 +41,11 @@ STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95 % quantile by number of seeds."""
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
+    "random, no item twice": {"method": "random", "dedup": "global"},
     "k-centre": {"method": "k-centre"},
     "facility-location": {"method": "facility-location"},
     "direct": {"method": "direct"},
+    "direct, no item twice": {"method": "direct", "dedup": "global"},
     "feddca paper": {"method": "feddca", "selection": "paper"},
     "feddca greedy": {"method": "feddca", "selection": "greedy"},
     "feddca greedy+swap": {"method": "feddca", "selection": "greedy+swap"},
@@ -165,7 +167,9 @@ def main() -> None:
         key: getattr(options, key)
         for key in ("recipe", "clients", "private", "public", "clusters", "seeds")
     }
+    changed = [word for word in options.overrides if not word.startswith("data.root=")]
     record = {
+        "command": " ".join(["coverage_methods.py", options.recipe, *changed, "data.root=FOLDER"]),
         "settings": settings | {"encoder": "minilm", "small_encoder": "hashing"},
         "items": {d: sum(e.domain == d for e in texts.examples) for d in domains}
         | {"all": len(texts.examples)},

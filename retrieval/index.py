@@ -57,7 +57,7 @@ class PoolIndex:
             vectors: ``(N, D)`` unit rows.
             ids: Public name of every row, distinct; row numbers when left out.
             kind: ``flat`` is exact; ``ivf`` (inverted file) and ``hnsw`` (neighbour graph) are
-                approximate and quicker on millions of rows.
+                approximate; measure recall on your own pool before relying on them.
             encoder: Name of the encoder.
             fingerprint: Its vector space, compared with that of centroids.
         """
