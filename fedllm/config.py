@@ -245,10 +245,13 @@ class EvalConfig(Section):
     """Evaluate the global adapter after every so many rounds (the last one always)."""
     arms: list[Arm] = Field(default_factory=list)
     """Comparisons run beside the recipe's own system, on the same shards and budget."""
+    parallel_arms: int = Field(1, ge=1)
+    """Arms run side by side, each in a process of its own; on a CPU with ``training.threads=1``."""
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int = Field(32, ge=1)
     probe_samples: int = Field(0, ge=0)
-    """Private samples per client used by the quick extraction probe; 0 skips it."""
+    """Private samples per client set aside as non-members of the quick extraction probe, and drawn as
+    its members; 0 skips the probe."""
 
 
 class OutputConfig(Section):
@@ -274,6 +277,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        if self.eval.parallel_arms > 1 and self.training.threads != 1:
+            raise ValueError(
+                f"eval.parallel_arms={self.eval.parallel_arms} needs training.threads=1 "
+                f"(it is {self.training.threads}): processes share the cores instead of threads"
+            )
+        if self.eval.parallel_arms > 1 and self.training.device == "cuda":
+            raise ValueError(
+                f"eval.parallel_arms={self.eval.parallel_arms} is for training.device=cpu; on a "
+                "GPU set it to 1"
+            )
         needs_pool: list[str] = [arm for arm in self.eval.arms if arm == "fedit+random"]
         if self.retrieval.method != "none":
             needs_pool.append(f"retrieval.method={self.retrieval.method}")

@@ -119,6 +119,8 @@ class RunDirectory:
     """A run on disk."""
 
     root: Path
+    processes: int = 1
+    """How many work on it side by side; each counts its seconds by its share."""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -168,6 +170,10 @@ class RunDirectory:
         """The private examples of ``client``."""
         return self.shard(client) / "shard.jsonl"
 
+    def unseen_file(self, client: str) -> Path:
+        """Private examples that are never trained on: the non-members of the probe."""
+        return self.shard(client) / "unseen.jsonl"
+
     @property
     def pool(self) -> Path:
         """The public pool."""
@@ -197,12 +203,16 @@ class RunDirectory:
             if event.get("event") == kind:
                 yield event
 
+    def spent(self, stage: str, seconds: float) -> None:
+        """Records wall time as part of ``stage``."""
+        self.event("seconds", stage=stage, seconds=round(seconds / self.processes, 4))
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Records how many seconds the block took as part of ``stage``."""
         start = time.perf_counter()
         yield
-        self.event("seconds", stage=stage, seconds=round(time.perf_counter() - start, 4))
+        self.spent(stage, time.perf_counter() - start)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -93,7 +93,7 @@ def _train_cohort(
         except Exception as error:  # one client must not take the federation down
             failed[client] = _reason(error, run.shard(client))
         else:
-            run.event("seconds", stage="training", seconds=round(result.seconds, 4))
+            run.spent("training", result.seconds)
     return failed
 
 

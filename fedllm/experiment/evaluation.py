@@ -29,13 +29,13 @@ class Evaluator:
     """Held-out data of all clients, by domain."""
 
     def __init__(self, run: RunDirectory, shards: Mapping[str, Shard], runtime: Runtime) -> None:
-        self._run, self._runtime = run, runtime
+        self.run, self._runtime = run, runtime
         self._held_out = {client: _by_domain(shard.test) for client, shard in shards.items()}
 
     def evaluate(self, arm: str, directory: RoundDirectory) -> str:
         """Scores the round's global adapter unless that is done; returns a line about it."""
         if not directory.evaluation.exists():
-            with self._run.timed("evaluation"):
+            with self.run.timed("evaluation"):
                 self._evaluate(arm, directory)
         return _describe(average(by_domain(read_reports(directory).values())))
 
@@ -53,7 +53,7 @@ class Evaluator:
         atomic_json(directory.evaluation, reports)
 
     def _score(self, model: Any, client: str, domain: str, examples: Sequence[Example]) -> Any:
-        config = self._run.config
+        config = self.run.config
         return evaluate_shard(
             model,
             self._runtime.base.tokenizer,
@@ -70,7 +70,7 @@ class Evaluator:
     def _keep(self, client: str, name: str, records: Sequence[SampleRecord]) -> None:
         """Client side: nothing of these records leaves."""
         lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
-        atomic_text(self._run.shard(client) / "records" / name, lines, mode=0o600)
+        atomic_text(self.run.shard(client) / "records" / name, lines, mode=0o600)
 
 
 Report = Mapping[str, Scores]

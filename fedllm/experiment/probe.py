@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedllm.atomic import atomic_json
-from fedllm.data.shards import Shard
+from fedllm.data.shards import Shard, read_shard
 from fedllm.engines.runtime import Runtime
 from fedllm.eval.probes.extraction import DESCRIPTION, RUN, extraction_probe
 from fedllm.progress import Watcher
@@ -20,7 +20,8 @@ def run_probe(
 ) -> dict[str, Any]:
     """Rates and intervals by client; measured and written once, no text.
 
-    Members are drawn from a client's private training examples, non-members from its held-out ones.
+    Members are drawn from a client's training examples, non-members are the private examples that
+    were set aside when the shards were made.
     """
     path = run.root / "probe.json"
     if not path.exists():
@@ -31,10 +32,11 @@ def run_probe(
             for client, shard in shards.items():
                 seed = derive_seed(config.federation.seed, "probe", client=client)
                 size = config.eval.probe_samples
+                unseen = read_shard(run.unseen_file(client)).test
                 found = extraction_probe(
                     model,
                     runtime.tokenised(client, _draw(shard.train, size, seed)).examples,
-                    runtime.tokenised(client, _draw(shard.test, size, seed)).examples,
+                    runtime.tokenised(client, unseen).examples,
                     batch_size=config.eval.batch_size,
                 )
                 clients[client] = found.aggregate()

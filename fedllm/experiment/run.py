@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedllm.atomic import sweep
 from fedllm.config import RunConfig
-from fedllm.data.shards import Shard
 from fedllm.engines.files import open_next
 from fedllm.engines.local import run_rounds
 from fedllm.engines.runtime import Member, Runtime
@@ -19,6 +20,7 @@ from fedllm.experiment.augmentation import Augmenter, arm_directory
 from fedllm.experiment.data import make_shards
 from fedllm.experiment.environment import describe_environment
 from fedllm.experiment.evaluation import Evaluator
+from fedllm.experiment.parallel import Work, run_side_by_side
 from fedllm.experiment.probe import run_probe
 from fedllm.experiment.summary import summarise
 from fedllm.progress import Watcher
@@ -45,15 +47,12 @@ def run_experiment(
     run = create_run(config, describe_environment(config.training))
     with run.locked():
         sweep(run.root)
-        imports = time.monotonic() - started
-        run.event("seconds", stage="imports", seconds=round(imports, 4))
+        run.spent("imports", time.monotonic() - started)
         experiment = _Experiment(run, watcher)
-        for arm in experiment.arms:
-            experiment.run_arm(arm)
+        experiment.run_arms()
         coverage = experiment.coverage()
         probe = experiment.probe()
-        total = time.monotonic() - started
-        run.event("seconds", stage="total", seconds=round(total, 4))
+        run.spent("total", time.monotonic() - started)
         with run.timed("report"):
             summary = summarise(
                 run,
@@ -104,15 +103,17 @@ class _Experiment:
         trained = sum(p.numel() for _, p in named if p.requires_grad)
         return {"all": sum(p.numel() for _, p in named) - trained, "trained": trained}
 
-    def run_arm(self, arm: Arm) -> None:
-        """Runs what is left of an arm: rounds and evaluations."""
-        if arm.kind == "base":
-            self._run_base()
-        elif arm.kind == "local":
-            for client, shard in self.shards.items():
-                self._run_local(arm, client, shard)
-        else:
-            self._run_federated(arm)
+    def run_arms(self) -> None:
+        """Runs what is left of every arm: rounds and evaluations."""
+        pieces = [piece for arm in self.arms for piece in self._pieces(arm)]
+        processes = min(self.config.eval.parallel_arms, len(pieces))
+        if processes == 1:
+            for piece in pieces:
+                piece(self.watcher)
+            return
+        self.run = self.evaluator.run = replace(self.run, processes=processes)
+        run_side_by_side(pieces, processes, self.watcher)
+        self.run = self.evaluator.run = replace(self.run, processes=1)
 
     def coverage(self) -> dict[str, Any] | None:
         """Domain coverage, where retrieval by embeddings was asked for."""
@@ -128,31 +129,37 @@ class _Experiment:
         with self.run.timed("probe"):
             return run_probe(self.run, self.shards, self.runtime, self.watcher)
 
+    def _pieces(self, arm: Arm) -> Iterator[Work]:
+        """The independent pieces of an arm; what they share is done here."""
+        if arm.kind == "base":
+            self._run_base()
+        elif arm.kind == "local":
+            for client, shard in self.shards.items():  # alone: a federation of one
+                federation = self.run.arm(arm.name, client)
+                members = {client: Member(client, shard.train)}
+                title = f"{arm.title}: {client}"
+                yield partial(self._rounds, arm, federation, members, title, every_round=False)
+        else:
+            federation = arm_directory(self.run, arm)
+            members = self._members(arm, federation)
+            yield partial(self._rounds, arm, federation, members, arm.title, every_round=True)
+
     def _run_base(self) -> None:
         """Round 0 of the full system: the initial adapter changes nothing."""
         self.runtime.write_initial(self.run.federation)
         note = self.evaluator.evaluate("base", self.run.federation.round(0))
         self.watcher.say(f"Base model: {note}")
 
-    def _run_local(self, arm: Arm, client: str, shard: Shard) -> None:
-        """One client alone: a federation of one."""
-        federation = self.run.arm(arm.name, client)
-        members = {client: Member(client, shard.train)}
-        self._rounds(arm, federation, members, f"{arm.title}: {client}", every_round=False)
-
-    def _run_federated(self, arm: Arm) -> None:
-        federation = arm_directory(self.run, arm)
+    def _members(self, arm: Arm, federation: FederationDirectory) -> dict[str, Member]:
         if arm.kind == "centralised":
             pooled = [row for shard in self.shards.values() for row in shard.train]
-            members = {POOLED: Member(POOLED, pooled)}
-        else:
-            with self.run.timed("retrieval"):
-                given = self.augmenter.widen(federation, arm.widening, self.shards)
-            members = {
-                client: Member(client, shard.train, given[client])
-                for client, shard in self.shards.items()
-            }
-        self._rounds(arm, federation, members, arm.title, every_round=True)
+            return {POOLED: Member(POOLED, pooled)}
+        with self.run.timed("retrieval"):
+            given = self.augmenter.widen(federation, arm.widening, self.shards)
+        return {
+            client: Member(client, shard.train, given[client])
+            for client, shard in self.shards.items()
+        }
 
     def _rounds(
         self,
@@ -160,6 +167,7 @@ class _Experiment:
         federation: FederationDirectory,
         members: Mapping[str, Member],
         title: str,
+        watcher: Watcher,
         *,
         every_round: bool,
     ) -> None:
@@ -184,7 +192,7 @@ class _Experiment:
                 algorithm=arm.algorithm,
                 settings=settings,
                 steps=steps_per_round(arm, self.config, list(self.shards)),
-                watcher=self.watcher,
+                watcher=watcher,
                 after_round=after_round,
             )
         except EngineError as error:

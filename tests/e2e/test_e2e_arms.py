@@ -33,10 +33,16 @@ def test_every_arm_starts_from_the_same_adapter(finished):
 def test_an_arm_gives_the_bytes_it_gives_alone(finished):
     folder, _ = finished
     plain = {"algorithm": {"name": "fedit"}, "retrieval": {"method": "none"}}
-    work(folder, "alone", eval={"arms": []}, **plain)
+    work(folder, "alone", eval={"arms": [], "probe_samples": 4}, **plain)
     alone = fingerprints(folder / "alone", only="rounds/0002/global")
     beside = fingerprints(folder / "run" / "arms" / "fedit", only="rounds/0002/global")
     assert alone == beside and alone
+
+
+def test_arms_side_by_side_give_the_same_bytes(finished):
+    folder, _ = finished
+    work(folder, "beside", eval={"arms": ARMS, "probe_samples": 4, "parallel_arms": 3})
+    assert fingerprints(folder / "beside") == fingerprints(folder / "run")
 
 
 def test_the_summary_has_every_arm_in_order(finished):

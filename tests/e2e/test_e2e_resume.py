@@ -18,6 +18,7 @@ from fedllm.progress import Watcher
 from fedllm.runs import create_run
 
 KILLS = 24
+EVAL = {"arms": ["base", "local", "fedit", "centralised"], "probe_samples": 4}
 FORK = multiprocessing.get_context("fork")  # the children start with everything imported
 
 
@@ -43,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder: Path) -> tuple[dict[str, str], float]:
-    config = small_config(folder, "whole")
+    config = small_config(folder, "whole", eval=EVAL)
     began = time.monotonic()
     assert run_child(config) == 0
     return fingerprints(folder / "whole"), time.monotonic() - began
@@ -54,7 +55,8 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(folder, uninterru
     moments = random.Random(0)
     kills, number = 0, 0
     while kills < KILLS:
-        config = small_config(folder, f"killed-{number}")
+        parallel = 1 + number % 2
+        config = small_config(folder, f"killed-{number}", eval={**EVAL, "parallel_arms": parallel})
         while run_child(config, kill_after=moments.uniform(0.05, seconds * 0.6)) != 0:
             kills += 1
         run = folder / f"killed-{number}"
@@ -65,11 +67,11 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(folder, uninterru
 
 def test_the_same_command_again_changes_nothing(folder, uninterrupted):
     expected, _ = uninterrupted
-    assert run_child(small_config(folder, "whole")) == 0
+    assert run_child(small_config(folder, "whole", eval=EVAL)) == 0
     assert fingerprints(folder / "whole") == expected
 
 
 def test_a_second_process_on_the_same_run_is_refused(folder, uninterrupted):
-    run = create_run(small_config(folder, "whole"), {})
+    run = create_run(small_config(folder, "whole", eval=EVAL), {})
     with run.locked(), pytest.raises(EngineError, match="in use by another process"):
         work(run.config)
