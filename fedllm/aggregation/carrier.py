@@ -25,6 +25,9 @@ from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Method = Literal["auto", "qr", "gram", "randomised"]
+WHOLE_UP_TO = 2**25
+"""Numbers of a stack that subspace iteration upcasts at once; larger ones it streams."""
+
 METHODS: tuple[Method, ...] = ("auto", "qr", "gram", "randomised")
 
 
@@ -53,6 +56,10 @@ def top_r(
         method = _cheapest(stack, wanted if energy is None else None)
     if method == "randomised" and energy is None:
         generator = torch_rng(derive_seed(seed, f"carrier:{stack.module}"))
+        numbers = sum(stack.ranks) * sum(_sides(stack))
+        if numbers <= WHOLE_UP_TO:  # two large products a sweep in place of two per client
+            whole = concatenated(stack, stack.weights)
+            return topr_randomised([whole], [1.0], wanted, generator, power=power)[0]
         return topr_randomised(stack, stack.weights, wanted, generator, power=power)[0]
     exact = topr_gram if method == "gram" else topr_qr
     whole = concatenated(stack, stack.weights)
@@ -102,9 +109,11 @@ def _cheapest(stack: Stack, rank: int | None) -> Method:
     total, side = sum(stack.ranks), min(_sides(stack))
     if stack.dtype == torch.float64:  # small: exact costs nothing
         return "qr"
+    if total <= min(side // 4, 256):
+        return "gram"
     if rank is not None and (total > 4 * (rank + 16) or total > side // 2):
         return "randomised"
-    return "gram" if total <= side // 4 else "qr"
+    return "qr"
 
 
 def _check(rank: int | None, energy: float | None, method: str) -> None:
