@@ -18,7 +18,7 @@ from fedllm.eval.figures import standalone
 from fedllm.eval.findings import AVERAGE, FULL, cell
 from fedllm.eval.page import MEASURES, render_html
 
-__all__ = ["render_html", "render_terminal", "write_report"]
+__all__ = ["render_html", "render_markdown", "render_terminal", "write_report"]
 
 
 def write_report(summary: Mapping[str, Any], directory: Path) -> Path:
@@ -44,6 +44,29 @@ def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
         console.print(_traffic(summary))
     for line in _remarks(summary):
         console.print(line, highlight=False)
+
+
+def render_markdown(summary: Mapping[str, Any]) -> str:
+    """The result tables in Markdown, 95 % intervals in parentheses, for a README."""
+    tables = []
+    for measure in findings.measures(summary):
+        name, meaning = MEASURES[measure]
+        columns = [AVERAGE, *summary["domains"]]
+        lines = [
+            f"| {name}: {meaning} | {' | '.join(columns)} |",
+            "|---|" + "---:|" * len(columns),
+        ]
+        for arm in summary["arms"]:
+            values = [cell(arm, column, measure) for column in columns]
+            cells = [
+                "–"
+                if value is None
+                else f"{formats.measured(value, measure)} ({formats.bounds(value, measure)})"
+                for value in values
+            ]
+            lines.append(f"| {arm['title']} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) + "\n"
 
 
 def _table(summary: Mapping[str, Any], measure: findings.Measure) -> Table:

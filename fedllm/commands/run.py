@@ -83,15 +83,35 @@ def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory.")], json: Json = False
+    directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the result tables as Markdown.")
+    ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write recipe, environment and all numbers as one JSON file to keep."
+        ),
+    ] = None,
 ) -> None:
     """Draw a run's report again."""
-    from fedllm.eval.report import write_report
+    from fedllm.atomic import atomic_json
+    from fedllm.eval.report import render_markdown, write_report
     from fedllm.runs import open_run, read_json
 
-    run_directory = open_run(directory)
-    summary = read_json(run_directory.report / "summary.json")
-    write_report(summary, run_directory.report)
+    run = open_run(directory)
+    summary = read_json(run.report / "summary.json")
+    write_report(summary, run.report)
+    if record:
+        coverage = {**(summary["coverage"] or {}), "map": None}  # thousands of points
+        recipe = run.config.model_dump(mode="json")
+        environment = read_json(run.environment)
+        kept = {**summary, "coverage": coverage, "recipe": recipe, "environment": environment}
+        atomic_json(record, kept)
+    if markdown:
+        typer.echo(render_markdown(summary), nl=False)
+        return
     _show_summary(summary, directory, json)
 
 
@@ -107,11 +127,13 @@ def list_plugins() -> None:
     from typing import get_args
 
     from fedllm import config
+    from fedllm.aggregation.registry import RULES
     from fedllm.recipe import shipped_recipes
 
     rules = [section.model_fields["name"].default for section in (config.FedIT, config.LoraFair)]
     rows = {
         "recipes": sorted(shipped_recipes()),
+        "aggregate --rule": sorted(RULES),
         "algorithm.name": rules,
         "federation.weights": get_args(config.Weighting),
         "retrieval.method": get_args(config.RetrievalConfig.model_fields["method"].annotation),

@@ -1,11 +1,14 @@
 """Arms of an experiment differ in their method and in nothing else."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 from runs import fingerprints, small_config
+from typer.testing import CliRunner
 
+from fedllm.cli import app
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
 
@@ -74,3 +77,15 @@ def test_coverage_and_probe_are_measured(finished):
         assert row["after"] >= row["before"] and row["random"] >= row["before"]
     assert set(summary["probe"]["clients"]) == {"code", "math", "medical"}
     assert {client["public"] for client in summary["clients"].values()} == {6}
+
+
+def test_the_report_is_drawn_again_and_kept_as_one_record(finished):
+    run = finished[0] / "run"
+    record = finished[0] / "record.json"
+    done = CliRunner().invoke(app, ["report", str(run), "--markdown", "--record", str(record)])
+    assert done.exit_code == 0
+    rows = [line for line in done.output.splitlines() if line.startswith("| FedIT |")]
+    assert len(rows) == 2 and rows[0].count("|") == 6
+    kept = json.loads(record.read_text())
+    assert kept["recipe"]["lora"]["rank"] == 2 and kept["coverage"]["map"] is None
+    assert [arm["name"] for arm in kept["arms"]] == [a["name"] for a in finished[1]["arms"]]

@@ -1,0 +1,181 @@
+"""Every command and every piece of code of the README runs.
+
+``make demo`` and ``make test`` are what continuous integration runs; the other commands are run
+here, in order, with small settings appended where they start a run.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedllm.adapters.state import AdapterState, LoRAFactors
+from fedllm.aggregation import RULES, aggregate
+from fedllm.aggregation.rules import Rule
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = (
+    "training.steps=1 federation.rounds=1 eval.arms=[] eval.probe_samples=0 "
+    "retrieval.encoder=hashing"
+)
+SHRINK = {
+    "fedllm prepare": "retrieval.encoder=hashing training.steps=2",
+    "fedllm run four_domains": f"{SMALL} data.test_samples=4 retrieval.per_client=4 "
+    "eval.max_new_tokens=2",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [line.split("  #")[0].split(" # ")[0].strip() for line in lines if line.strip()]
+
+
+def write_real_files(root: Path) -> None:
+    """A few rows of our own in the schemas that ``recipes/four_domains.yaml`` reads."""
+    alpaca = [{"instruction": f"Say {n}.", "input": "", "output": f"word {n}"} for n in range(24)]
+    files = {
+        "code/code_alpaca_2k.json": [{**r, "instruction": f"Print {r['output']}."} for r in alpaca],
+        "code/code_alpaca_new.json.gz": [
+            {**r, "instruction": f"Loop {r['output']}"} for r in alpaca
+        ],
+        "medical/medical_meadow_small.json.gz": [
+            {**row, "input": f"What is rash {number}?"} for number, row in enumerate(alpaca)
+        ],
+        "public/alpaca_5k.json.gz": alpaca,
+    }
+    lines = {
+        "medical/medquad.jsonl.gz": [
+            {"question": f"What helps against cough {n}?", "answer": f"Syrup {n}."}
+            for n in range(24)
+        ],
+        "finance/fpb_train.jsonl": [
+            {"sentence": f"Sales of firm {n} rose.", "label": "positive"} for n in range(24)
+        ],
+        "eval/fpb_test.jsonl": [
+            {"sentence": f"Sales of shop {n} fell.", "label": "negative"} for n in range(6)
+        ],
+        "finance/fiqa_train.jsonl": [
+            {"sentence": f"Up {n}", "target": f"ACME{n}", "sentiment_score": 0.4} for n in range(24)
+        ],
+        "math/gsm8k_train.jsonl.gz": [
+            {"question": f"What is {n} plus 1?", "answer": f"{n}+1\n#### {n + 1}"}
+            for n in range(24)
+        ],
+        "eval/gsm8k_test.jsonl": [
+            {"question": f"What is {n} plus 2?", "answer": f"#### {n + 2}"} for n in range(6)
+        ],
+        "public/natural_instructions_public.jsonl.gz": [
+            {"instruction": f"Name colour {n}.", "input": "", "output": f"blue {n}"}
+            for n in range(24)
+        ],
+    }
+    csv = "Question,Numbers,Equation,Answer\n" + "".join(
+        f"Ann has number0 pens and gets number1 from Bo {n}. How many?,"
+        f"{n} 2,+ number0 number1,{n + 2}\n"
+        for n in range(24)
+    )
+    texts = {name: json.dumps(rows) for name, rows in files.items()}
+    texts |= {name: "\n".join(json.dumps(row) for row in rows) for name, rows in lines.items()}
+    texts["math/mawps_asdiv_a_train.csv.gz"] = csv
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = text.encode()
+        if name.endswith(".gz"):
+            import gzip
+
+            data = gzip.compress(data)
+        path.write_bytes(data)
+
+
+def test_the_two_make_targets_are_what_continuous_integration_runs():
+    makefile = (ROOT / "Makefile").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "make demo" in commands() and "make test" in commands()
+    assert "\ndemo: " in makefile and "\ntest: " in makefile
+    assert "make test" in script and "fedllm demo" in script
+
+
+def test_every_other_command_runs(tmp_path):
+    write_real_files(tmp_path / "files")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    run = [command for command in commands() if not command.startswith("make")]
+    assert len(run) >= 8
+    for command in run:
+        line = command.replace("FOLDER", str(tmp_path / "files"))
+        for start, settings in SHRINK.items():
+            if line.startswith(start):
+                line = f"{line} {settings}"
+        if "--client medical" in line:  # the drawn cohort decides who can take part
+            line = line.replace("--client medical", f"--client {_cohort(tmp_path)[0]}")
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+        if command.startswith("fedllm round close"):  # needs the whole cohort: one of three came
+            assert done.returncode == 2 and "min_clients=2" in done.stderr
+            continue
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+
+
+def _cohort(folder: Path) -> list[str]:
+    plan = folder / "runs" / "by-hand" / "rounds" / "0001" / "plan.json"
+    return json.loads(plan.read_text())["cohort"]
+
+
+def test_the_rule_of_the_readme_is_a_rule(monkeypatch):
+    names: dict = {}
+    exec(compile(blocks("python")[0], "README.md", "exec"), names)
+    monkeypatch.setitem(RULES, "plain-mean", Rule(names["plain_mean"], False, True))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q"]}
+    generator = torch.Generator().manual_seed(0)
+
+    def adapter() -> AdapterState:
+        a = torch.randn(2, 5, generator=generator)
+        b = torch.randn(3, 2, generator=generator)
+        return AdapterState({"layer.q": LoRAFactors(a, b, 2.0)}, {}, config)
+
+    sources = {"x": adapter(), "y": adapter()}
+    ours, _ = aggregate(sources, {"x": 3.0, "y": 1.0}, "plain-mean")
+    uniform, _ = aggregate(sources, {"x": 1.0, "y": 1.0}, "fedit")
+    assert torch.allclose(ours.factors("layer.q").B, uniform.factors("layer.q").B)
+    assert torch.allclose(ours.factors("layer.q").A, uniform.factors("layer.q").A)
+
+
+def test_yaml_of_the_readme_is_a_recipe():
+    import yaml
+
+    from fedllm.recipe import parse_recipe
+
+    for block in blocks("yaml"):
+        parse_recipe(yaml.safe_load(block), "README")
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("fedllm")])
+def test_help_teaches_every_command_named_here(command):
+    words = shlex.split(command)
+    name = words[1:3] if words[1] == "round" else words[1:2]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedllm.cli", *name, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Usage" in done.stdout
