@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fedllm.atomic import atomic_json
 from fedllm.data.shards import Shard, read_pool, write_pool
 from fedllm.experiment.arms import Arm, Widening
+from fedllm.progress import Watcher
 from fedllm.retrieval.augment import Augmentation, plan_augmentation
 from fedllm.retrieval.centers import Centers, client_centers, kmeans_labels
 from fedllm.retrieval.coverage import client_maxima, coverage_map, coverage_of_maxima
@@ -32,13 +33,15 @@ from fedllm.seeds import derive_seed
 from fedllm.types import Example
 
 Array = npt.NDArray[np.float32]
+PART = 512
+"""Texts embedded between two ticks of the progress bar."""
 
 
 class Augmenter:
     """The retrieval side of one run; encoder, pool and index are made when first needed."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
+    def __init__(self, run: RunDirectory, watcher: Watcher) -> None:
+        self._run, self._watcher = run, watcher
         self._settings = run.config.retrieval
         self._seed = run.config.federation.seed
 
@@ -56,13 +59,13 @@ class Augmenter:
     def index(self) -> PoolIndex:
         """The public pool's embeddings, cached between runs."""
         cache = EmbeddingCache(user_cache_folder())
-        rows = embed([example.query for example in self.pool], self.encoder, cache)
+        rows = self._embed(self.pool, "Embedding the public pool", cache)
         ids = [example.id for example in self.pool]
         return PoolIndex(rows, ids, encoder=self.encoder.name, fingerprint=self.encoder.fingerprint)
 
     def labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
         """A cluster number per example, the pseudo-labels of ``partition: dirichlet``."""
-        rows = embed([example.query for example in examples], self.encoder)
+        rows = self._embed(examples, "Embedding private examples", None)
         clusters = min(self._run.config.data.clusters, len(examples))
         return kmeans_labels(rows, clusters, seed=derive_seed(self._seed, "pseudo-labels"))
 
@@ -146,7 +149,23 @@ class Augmenter:
     def _private_rows(self, client: str, examples: Sequence[Example]) -> Array:
         """Client side: embeddings of private examples, kept in the client's own folder."""
         cache = EmbeddingCache(self._run.shard(client) / "embeddings")
-        return embed([example.query for example in examples], self.encoder, cache)
+        return self._embed(examples, f"Embedding at {client}", cache)
+
+    def _embed(
+        self, examples: Sequence[Example], title: str, cache: EmbeddingCache | None
+    ) -> Array:
+        """Unit rows ``(N, D)``, in parts that are kept one by one when there is much to do."""
+        texts = [example.query for example in examples]
+        known = cache.get(texts, self.encoder) if cache else {}
+        if len(texts) - len(known) <= PART:
+            return embed(texts, self.encoder, cache)
+        parts = [texts[begin : begin + PART] for begin in range(0, len(texts), PART)]
+        rows: list[Array] = []
+        with self._watcher.task(title, len(parts)) as tick:
+            for part in parts:
+                rows.append(embed(part, self.encoder, cache))
+                tick(f"{len(part)} texts a step")
+        return np.concatenate(rows)
 
     def _handed_out(self, arm: Arm, shards: Mapping[str, Shard]) -> list[int]:
         """Pool rows that clients of ``arm`` were given."""

@@ -84,7 +84,7 @@ class _Experiment:
         self.run, self.watcher = run, watcher
         self.config = run.config
         self.arms = plan_arms(self.config)
-        self.augmenter = Augmenter(run)
+        self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
             self.shards = make_shards(run, self.augmenter.labels, watcher)
         with run.timed("loading"):
