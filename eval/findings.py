@@ -133,7 +133,7 @@ def context(summary: Mapping[str, Any]) -> list[str]:
     sentences = _loss_sentence(summary) if len(available) == 2 else []
     for name, text in (
         ("base", "The base model without training"),
-        ("centralised", "Training on all data in one place, the ceiling that privacy rules out,"),
+        ("centralised", "Training on all private data in one place, which privacy rules out,"),
     ):
         arm = arm_named(summary, name)
         values = [(m, v) for m in available if arm and (v := cell(arm, AVERAGE, m))]

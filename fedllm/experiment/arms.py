@@ -11,7 +11,7 @@ between two arms is a difference between two methods. Which budget each arm gets
 ``fedit+random``          the same, with as many random public examples as the full system gets
 ``full``                  the recipe's algorithm and retrieval
 ``centralised``           all private shards in one place, with the optimiser steps of a whole
-                          cohort in every round: the ceiling that privacy rules out
+                          cohort in every round: what privacy rules out
 ========================  =======================================================================
 """
 
@@ -74,7 +74,7 @@ def _comparisons(config: RunConfig) -> list[Arm]:
     fedit = FedIT()
     return [
         Arm("base", "base", "Base model", "no training", fedit),
-        Arm("local", "local", "Local only", "every client alone, in every round", fedit),
+        Arm("local", "local", "Local only", "every client alone, scored on its own domain", fedit),
         Arm("fedit", "federated", "FedIT", "FedAvg of the factors, private data only", fedit),
         Arm(
             "fedit+random",
@@ -88,7 +88,7 @@ def _comparisons(config: RunConfig) -> list[Arm]:
             "centralised",
             "centralised",
             "Centralised",
-            "all private shards in one place: the ceiling that privacy rules out",
+            "all private shards in one place, which privacy rules out",
             fedit,
         ),
     ]
