@@ -2,10 +2,10 @@
 
     python benchmarks/round_overhead.py [RECIPE] [key=value ...]
 
-Runs the recipe (``demo`` by default) into a fresh temporary directory and prints the seconds of every
-stage with its share of the whole run. ``rounds`` is what federation itself costs: moving adapters,
-checking, aggregating, writing; it is everything that is not training, evaluation (the comparison's
-own measurements), retrieval, the probe, the report, imports, or loading data and model.
+Runs the recipe (``demo`` by default) into a fresh temporary directory and prints the seconds of
+every stage with its share of the whole run. ``rounds`` is what federation itself costs beside
+aggregation: moving adapters, checking, writing; it is everything that is not training, evaluation
+(the comparison's own measurements), retrieval, the probe, imports, or loading data and model.
 """
 
 from __future__ import annotations
