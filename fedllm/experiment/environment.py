@@ -26,7 +26,7 @@ def describe_environment(training: TrainingConfig) -> dict[str, Any]:
     """Versions, platform and the number of CPU threads every process of the run uses."""
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "threads": training.threads or len(os.sched_getaffinity(0)),
         "versions": {name: _version(name) for name in PACKAGES},
     }
