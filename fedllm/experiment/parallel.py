@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -103,14 +104,16 @@ class _Reporting(Watcher):
 
 def _start(work: Work, watcher: Watcher) -> _Child:
     receiving, sending = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_child, args=(work, sending), daemon=True)
+    process = FORK.Process(target=_child, args=(work, sending, os.getpid()), daemon=True)
     process.start()
     sending.close()
     return _Child(process, receiving, watcher)
 
 
-def _child(work: Work, messages: Connection) -> None:
+def _child(work: Work, messages: Connection, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     try:
         work(_Reporting(messages))
