@@ -32,14 +32,17 @@ class Evaluator:
         self.run, self._runtime = run, runtime
         self._held_out = {client: _by_domain(shard.test) for client, shard in shards.items()}
 
-    def evaluate(self, arm: str, directory: RoundDirectory) -> str:
-        """Scores the round's global adapter unless that is done; returns a line about it."""
+    def evaluate(self, label: str, directory: RoundDirectory) -> str:
+        """Scores the round's global adapter unless that is done; returns a line about it.
+
+        ``label`` names the federation in the clients' records and is its own.
+        """
         if not directory.evaluation.exists():
             with self.run.timed("evaluation"):
-                self._evaluate(arm, directory)
+                self._evaluate(label, directory)
         return _describe(average(by_domain(read_reports(directory).values())))
 
-    def _evaluate(self, arm: str, directory: RoundDirectory) -> None:
+    def _evaluate(self, label: str, directory: RoundDirectory) -> None:
         model = merged_copy(self._runtime.with_adapter(directory.aggregate))
         reports: dict[str, Any] = {}
         for client, domains in self._held_out.items():
@@ -49,7 +52,7 @@ class Evaluator:
                 scores = self._score(model, client, domain, examples)
                 records += scores.records
                 reports[client][domain] = scores.aggregate()
-            self._keep(client, f"{arm}-{directory.number:04d}.jsonl", records)
+            self._keep(client, f"{label}-{directory.number:04d}.jsonl", records)
         atomic_json(directory.evaluation, reports)
 
     def _score(self, model: Any, client: str, domain: str, examples: Sequence[Example]) -> Any:

@@ -172,6 +172,7 @@ class _Experiment:
         every_round: bool,
     ) -> None:
         settings = self.config.federation
+        label = arm.name if arm.kind != "local" else f"{arm.name}-{federation.path.name}"
         if len(members) < settings.min_clients:
             settings = settings.model_copy(update={"min_clients": len(members)})
         last, every = settings.rounds, self.config.eval.every
@@ -180,7 +181,7 @@ class _Experiment:
             number = directory.number
             if number != last and (not every_round or number % every):
                 return f"round {number}"
-            return f"round {number}: {self.evaluator.evaluate(arm.name, directory)}"
+            return f"round {number}: {self.evaluator.evaluate(label, directory)}"
 
         try:
             run_rounds(

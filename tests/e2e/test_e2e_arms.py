@@ -48,6 +48,12 @@ def test_arms_side_by_side_give_the_same_bytes(finished):
     assert fingerprints(folder / "beside") == fingerprints(folder / "run")
 
 
+def test_every_model_leaves_records_of_its_own(finished):
+    names = {path.name for path in (finished[0] / "run" / "shards" / "math" / "records").iterdir()}
+    own = {f"local-{client}-0002.jsonl" for client in ("code", "math", "medical")}
+    assert own | {"base-0000.jsonl", "full-0002.jsonl", "fedit-0002.jsonl"} <= names
+
+
 def test_the_summary_has_every_arm_in_order(finished):
     _, summary = finished
     names = [arm["name"] for arm in summary["arms"]]
