@@ -18,7 +18,7 @@ from fedllm.data.shards import Shard, read_pool, write_pool
 from fedllm.experiment.arms import Arm, Widening
 from fedllm.progress import Watcher
 from fedllm.retrieval.augment import Augmentation, plan_augmentation
-from fedllm.retrieval.centers import Centers, client_centers, kmeans_labels
+from fedllm.retrieval.centers import Centers, client_centers, kmeans_labels, load_centers
 from fedllm.retrieval.coverage import client_maxima, coverage_map, coverage_of_maxima
 from fedllm.retrieval.encoders import (
     EmbeddingCache,
@@ -54,6 +54,11 @@ class Augmenter:
     def pool(self) -> list[Example]:
         """The public pool."""
         return read_pool(self._run.pool)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        """Row in the pool of every public example."""
+        return {example.id: row for row, example in enumerate(self.pool)}
 
     @cached_property
     def index(self) -> PoolIndex:
@@ -170,9 +175,8 @@ class Augmenter:
     def _handed_out(self, arm: Arm, shards: Mapping[str, Shard]) -> list[int]:
         """Pool rows that clients of ``arm`` were given."""
         federation = arm_directory(self._run, arm)
-        position = {example.id: row for row, example in enumerate(self.pool)}
         items = self.widen(federation, arm.widening, shards)
-        return sorted({position[item.id] for given in items.values() for item in given})
+        return sorted({self._position[item.id] for given in items.values() for item in given})
 
     def _domain_coverage(
         self, domain: str, shards: Mapping[str, Shard], given: Mapping[str, Sequence[int]]
@@ -208,19 +212,18 @@ class Augmenter:
             return None
         federation = arm_directory(self._run, full)
         plan = read_json(federation.augmentation / "plan.json")
-        position = {example.id: row for row, example in enumerate(self.pool)}
         drawn = coverage_map(
             self.index.vectors,
             pool_labels=[example.domain for example in self.pool],
             centroids={
-                client: self._centers(federation, client, shard).vectors
-                for client, shard in shards.items()
+                client: load_centers(federation.centers / f"{client}.safetensors").vectors
+                for client in shards
             },
             selected={
                 client: np.array(rows, dtype=np.float32) for client, rows in plan["centers"].items()
             },
             retrieved={
-                client: [position[name] for name in items["ids"]]
+                client: [self._position[name] for name in items["ids"]]
                 for client, items in plan["items"].items()
             },
             seed=self._seed,
