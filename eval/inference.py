@@ -89,17 +89,41 @@ def score_tokens(
         batch_size: Most rows per forward pass.
         whole_text: Score everything but the first token instead of the response alone.
     """
+    read = read_logits(model, tokenised, _score, batch_size=batch_size, whole_text=whole_text)
+    return [TokenScores(start, log_probs, greedy) for start, (log_probs, greedy) in read]
+
+
+Reader = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""From ``logits (N, V) float32`` and the true tokens ``(N,)`` to any number of rows ``(N,)``."""
+
+
+def read_logits(
+    model: Any,
+    tokenised: Sequence[TokenizedExample],
+    read: Reader,
+    *,
+    batch_size: int,
+    whole_text: bool = False,
+) -> list[tuple[int, tuple[np.ndarray, ...]]]:
+    """One teacher-forced pass: the first position scored and what ``read`` made of each token.
+
+    Args:
+        model: A causal LM.
+        tokenised: Prompt and response of each sample.
+        read: Looks at the logits while they are there.
+        batch_size: Most rows per forward pass.
+        whole_text: Score everything but the first token instead of the response alone.
+    """
     starts = [1 if whole_text else max(1, sample.response_start) for sample in tokenised]
     lengths = [len(sample.ids) for sample in tokenised]
-    scores: list[TokenScores | None] = [None] * len(tokenised)
+    found: dict[int, tuple[np.ndarray, ...]] = {}
     vocabulary = model.config.get_text_config().vocab_size
     with _evaluating(model):
         for rows in _batches(lengths, batch_size, vocabulary):
             ids = [tokenised[row].ids for row in rows]
-            batch = _score_batch(model, ids, [starts[row] for row in rows])
-            for row, result in zip(rows, batch, strict=True):
-                scores[row] = result
-    return [score for score in scores if score is not None]
+            batch = _read_batch(model, ids, [starts[row] for row in rows], read)
+            found.update(zip(rows, batch, strict=True))
+    return [(start, found[row]) for row, start in enumerate(starts)]
 
 
 def generate(
@@ -214,9 +238,9 @@ def _batches(lengths: Sequence[int], batch_size: int, vocabulary: int = 0) -> It
         begin += size
 
 
-def _score_batch(
-    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]
-) -> list[TokenScores]:
+def _read_batch(
+    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], read: Reader
+) -> list[tuple[np.ndarray, ...]]:
     width, first = max(map(len, rows)), min(starts)
     ids, mask = _pad(rows, width, left=False)
     ids, mask = ids.to(model.device), mask.to(model.device)
@@ -229,17 +253,16 @@ def _score_batch(
     scored = torch.zeros_like(targets, dtype=torch.bool)
     for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
         scored[row, start - first : len(tokens) - first] = True
-    chosen = logits[scored].float()  # (N, V): padding and prompts never enter
-    wanted = targets[scored]
-    log_probs = chosen.gather(1, wanted[:, None])[:, 0] - chosen.logsumexp(dim=1)
-    greedy = chosen.argmax(dim=1) == wanted
     counts = [max(0, len(tokens) - start) for tokens, start in zip(rows, starts, strict=True)]
-    return [
-        TokenScores(start, log_prob.cpu().numpy(), hit.cpu().numpy())
-        for start, log_prob, hit in zip(
-            starts, log_probs.split(counts), greedy.split(counts), strict=True
-        )
-    ]
+    # (N, V): padding and prompts never enter
+    columns = read(logits[scored].float(), targets[scored])
+    split = [[part.cpu().numpy() for part in column.split(counts)] for column in columns]
+    return list(zip(*split, strict=True))
+
+
+def _score(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    log_probs = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
+    return log_probs, logits.argmax(dim=1) == wanted
 
 
 @dataclass(slots=True)
