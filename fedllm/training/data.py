@@ -148,8 +148,7 @@ def tokenize_shard(
         template: Prompt format.
         tokenizer: The base model's tokenizer.
         max_length: ``training.max_length``, or the model's context where that is smaller.
-        overlong: ``error``, ``drop`` or ``truncate``. A truncated response ends without EOS; an
-            example whose prompt alone fills ``max_length`` is dropped.
+        overlong: ``error``, ``drop`` or ``truncate`` (see :func:`truncate`).
         name: The client, for messages.
 
     Raises:
@@ -162,15 +161,29 @@ def tokenize_shard(
             kept.append(tokens)
         elif overlong == "error":
             raise DataError(_overlong(tokens, max_length, name))
-        elif overlong == "truncate" and tokens.response_start < max_length:
-            cut = tokens.ids[:max_length]
-            kept.append(TokenizedExample(cut, tokens.response_start, tokens.id, tokens.source))
+        elif overlong == "truncate":
+            kept.append(truncate(tokens, max_length, tokenizer.bos_token_id))
             truncated += 1
         else:
             dropped += 1
     if not kept:
         raise DataError(_nothing_left(name, dropped, max_length))
     return TokenizedShard(tuple(kept), dropped, truncated)
+
+
+def truncate(tokens: TokenizedExample, max_length: int, bos: int | None) -> TokenizedExample:
+    """Cuts the end of the response and, of a prompt that leaves it no room, the beginning.
+
+    A quarter of ``max_length`` is the response's whatever the prompt. A cut prompt keeps its BOS
+    and its end, where the template asks for the response; a cut response ends without EOS.
+    """
+    prompt, response = tokens.ids[: tokens.response_start], tokens.ids[tokens.response_start :]
+    response = response[: max(max_length - len(prompt), max_length // 4)]
+    excess = len(prompt) + len(response) - max_length
+    if excess > 0:
+        first = 1 if prompt[0] == bos else 0
+        prompt = prompt[:first] + prompt[first + excess :]
+    return TokenizedExample(prompt + response, len(prompt), tokens.id, tokens.source)
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:

@@ -159,9 +159,10 @@ def test_bos_is_written_once():
         assert ids.count(tokenizer.bos_token_id) == 1
 
 
-def shard(examples, **changes):
+def shard(examples, kind="byte-bpe", **changes):
     settings = {"max_length": 200, "overlong": "error", "name": "medical"} | changes
-    return tokenize_shard(examples, template="alpaca-short", tokenizer=tiny_tokenizer(), **settings)
+    tokenizer = tiny_tokenizer(kind)
+    return tokenize_shard(examples, template="alpaca-short", tokenizer=tokenizer, **settings)
 
 
 def test_an_overlong_sample_is_named_with_its_length_and_never_quoted():
@@ -184,14 +185,27 @@ def test_overlong_samples_are_dropped_and_counted():
     assert (result.dropped, result.truncated) == (1, 0)
 
 
-def test_truncation_cuts_the_response_and_leaves_out_prompts_that_fill_the_context():
-    long, hopeless = Example("Long.", "hush " * 100), Example("word " * 200, "yes")
-    result = shard([PLAIN, long, hopeless], overlong="truncate", max_length=120)
-    cut = result.examples[1]
-    assert (result.dropped, result.truncated) == (1, 1)
+def test_truncation_cuts_the_end_of_the_response_first():
+    long = Example("Long.", "hush " * 100)
+    result = shard([PLAIN, long], overlong="truncate", max_length=120)
+    whole, cut = tokenize([long], "alpaca-short", tiny_tokenizer())[0], result.examples[1]
+    assert (result.dropped, result.truncated) == (0, 1)
+    assert cut.ids == whole.ids[:120]
+    assert cut.response_start == whole.response_start
+
+
+@pytest.mark.parametrize(("kind", "first"), [("byte-bpe", 0), ("byte-bpe-bos", 1)])
+@pytest.mark.parametrize("answer", ["yes", "hush " * 100])
+def test_truncation_cuts_the_beginning_of_a_prompt_that_leaves_no_room(kind, first, answer):
+    long = Example("word " * 200, answer)
+    cut = shard([long], kind, overlong="truncate", max_length=120).examples[0]
+    whole = tokenize([long], "alpaca-short", tiny_tokenizer(kind))[0]
+    kept = min(whole.response_tokens, 30)
     assert len(cut.ids) == 120
-    assert cut.response_tokens > 0
-    assert tiny_tokenizer().eos_token_id not in cut.ids
+    assert cut.response_tokens == kept
+    assert cut.ids[cut.response_start :] == whole.ids[whole.response_start :][:kept]
+    end = whole.ids[: whole.response_start][-(120 - first - kept) :]
+    assert cut.ids[: cut.response_start] == (*whole.ids[:first], *end)
 
 
 @pytest.mark.parametrize(("examples", "remedy"), [([], "give it data"), ([PLAIN], "raise it")])
