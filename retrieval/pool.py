@@ -14,10 +14,10 @@ from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import SourceConfig
 from fedllm.data.sources import load_source
 from fedllm.errors import DataError
-from fedllm.retrieval.augment import Augmentation
 from fedllm.retrieval.contamination import Hit, overlap_hits
 from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
 from fedllm.retrieval.index import IndexKind, PoolIndex
+from fedllm.retrieval.methods import Augmentation
 from fedllm.types import Example
 
 

@@ -17,7 +17,7 @@ from fedllm.atomic import atomic_json
 from fedllm.data.shards import Shard, read_pool, write_pool
 from fedllm.experiment.arms import Arm, Widening
 from fedllm.progress import Watcher
-from fedllm.retrieval.augment import Augmentation, plan_augmentation
+from fedllm.retrieval.augment import plan_augmentation
 from fedllm.retrieval.centers import Centers, client_centers, kmeans_labels, load_centers
 from fedllm.retrieval.coverage import client_maxima, coverage_map, coverage_of_maxima
 from fedllm.retrieval.encoders import (
@@ -28,6 +28,7 @@ from fedllm.retrieval.encoders import (
     user_cache_folder,
 )
 from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.methods import Augmentation
 from fedllm.runs import FederationDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
