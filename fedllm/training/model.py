@@ -74,7 +74,7 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
         ModelError: No such folder or hub model, no network, weights missing, not a causal LM.
         MissingExtraError: ``model.quantization`` without bitsandbytes.
     """
-    source, revision = _source(config)
+    source, revision = locate(config)
     kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     if revision:
         kwargs["revision"] = revision
@@ -129,6 +129,25 @@ def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftMod
     model.peft_config[ADAPTER].base_model_name_or_path = base.name
     _draw(model, seed)
     return model.eval()
+
+
+def attach_directory(base: BaseModel, path: Path) -> peft.PeftModel:
+    """Puts the adapter of a PEFT directory on the base, whatever its rank and targets.
+
+    The base's own module objects are wrapped in place; ``detach`` gives them back. Whether the
+    adapter belongs to the base is ``fedllm.training.saved``'s to find out.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # see attach_lora
+        model = peft.PeftModel.from_pretrained(base.model, str(path), adapter_name=ADAPTER)
+    return model.eval()
+
+
+def detach(model: peft.PeftModel) -> None:
+    """Takes the adapter off its base, which is as it was before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.unload()
 
 
 def initial_adapter(model: peft.PeftModel, dtype: torch.dtype = torch.float32) -> AdapterState:
@@ -213,8 +232,12 @@ def _hash_file(path: Path, digest: Any) -> None:
             digest.update(file.read(BLOCK))
 
 
-def _source(config: ModelConfig) -> tuple[str, str | None]:
-    """Where ``model.name`` lies, and its revision on the hub."""
+def locate(config: ModelConfig) -> tuple[str, str | None]:
+    """Where ``model.name`` lies, and its revision on the hub.
+
+    Raises:
+        ModelError: It names an adapter, or a folder that does not exist.
+    """
     if config.name == SAMPLE:
         from fedllm.training.sample_model import sample_model_path
 
