@@ -7,9 +7,7 @@ rounding, so results do not depend on the batch size.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,15 +17,21 @@ import torch
 from torch import Tensor
 
 from fedllm.errors import DataError
+from fedllm.eval.forward import (
+    Prefilled,
+    accepts,
+    batches,
+    evaluating,
+    forward,
+    pad,
+    prefill,
+    read_prefix,
+)
 from fedllm.seeds import derive_seed, numpy_rng
 
 if TYPE_CHECKING:
     from fedllm.training.data import TokenizedExample
 
-LOGIT_BUDGET = 1 << 27
-"""Most logits of one forward pass (512 MiB in float32); large vocabularies get smaller batches."""
-SHARED_PREFIX = 8
-"""Prompts that agree on at least this many leading tokens have them read once."""
 COMPACTION = 0.85
 """Ended rows leave a batch once no more than this share still runs: leaving copies the cache."""
 MERGED_BELOW = 50_000_000
@@ -62,6 +66,8 @@ class Sampling:
     seed: int
     temperature: float = 1.0
     top_p: float = 1.0
+    streams: Sequence[str] = ()
+    """Name of each prompt's stream; without, the prompt's place. Equal names draw alike."""
 
 
 def losses(
@@ -118,8 +124,8 @@ def read_logits(
     lengths = [len(sample.ids) for sample in tokenised]
     found: dict[int, tuple[np.ndarray, ...]] = {}
     vocabulary = model.config.get_text_config().vocab_size
-    with _evaluating(model):
-        for rows in _batches(lengths, batch_size, vocabulary):
+    with evaluating(model):
+        for rows in batches(lengths, batch_size, vocabulary):
             ids = [tokenised[row].ids for row in rows]
             batch = _read_batch(model, ids, [starts[row] for row in rows], read)
             found.update(zip(rows, batch, strict=True))
@@ -153,22 +159,17 @@ def generate(
     Raises:
         DataError: A prompt is empty or fills the model's context.
     """
-
-    def stopped(tokens: list[int]) -> bool:
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
-        return any(mark in text for mark in stop)
-
     rows = generate_tokens(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        eos=_end_tokens(model, tokenizer),
-        stopped=stopped if stop else None,
+        eos=end_tokens(model, tokenizer),
+        stopped=stops_at(tokenizer, stop),
         sampling=sampling,
     )
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-    return [_cut(text, stop) for text in texts]
+    return [cut_at(text, stop) for text in texts]
 
 
 def generate_tokens(
@@ -186,18 +187,63 @@ def generate_tokens(
     Prompts of similar length share a batch, padded on the left; ended rows leave the batch
     early, and leading tokens common to all prompts (the template's header) are read only once.
     """
-    limits = _limits(model, prompts, max_new_tokens)
     results: list[list[int]] = [[] for _ in prompts]
-    if not prompts or max_new_tokens < 1:
-        return results
-    with _evaluating(model):
-        shared = _shared_prefix(model, prompts)
-        for rows in _batches([len(prompt) for prompt in prompts], batch_size):
-            choose = _Chooser(sampling, rows, max_new_tokens)
-            states = [_Row(row, limits[row], results[row]) for row in rows]
-            ids = [prompts[row] for row in rows]
-            _continue(model, _prefill(model, ids, shared), states, choose, eos, stopped)
+    for batch in generate_batches(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        eos=eos,
+        stopped=stopped,
+        sampling=sampling,
+    ):
+        for row, tokens in batch.items():
+            results[row] = tokens
     return results
+
+
+def generate_batches(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    eos: frozenset[int],
+    stopped: Callable[[list[int]], bool] | None = None,
+    sampling: Sampling | None = None,
+    done: Collection[int] = (),
+) -> Iterator[dict[int, list[int]]]:
+    """Batch by batch, the token ids that follow each prompt, by the prompt's place.
+
+    Which prompts share a batch depends on all of them, not on which are ``done``: work that was
+    interrupted goes on with the batches it would have had, and so with the same roundings.
+
+    Args:
+        model: A causal LM.
+        prompts: Token ids.
+        max_new_tokens: Most tokens to generate per prompt.
+        batch_size: Most rows per forward pass.
+        eos: Tokens that end a row.
+        stopped: Whether the tokens so far end a row.
+        sampling: Draw tokens instead of taking the most probable.
+        done: Places of prompts that need no answer; a batch of nothing else is left out.
+    """
+    limits = _limits(model, prompts, max_new_tokens)
+    if not prompts or max_new_tokens < 1:
+        yield {row: [] for row in range(len(prompts))}
+        return
+    prefix = None
+    for rows in batches([len(prompt) for prompt in prompts], batch_size):
+        if all(row in done for row in rows):
+            continue
+        with evaluating(model):
+            prefix = read_prefix(model, prompts) if prefix is None else prefix
+            choose = _Chooser(sampling, rows, max_new_tokens)
+            states = [_Row(row, limits[row], []) for row in rows]
+            found = {state.number: state.tokens for state in states}
+            read = prefill(model, [prompts[row] for row in rows], prefix)
+            _continue(model, read, states, choose, eos, stopped)
+        yield found
 
 
 def merged_copy(model: Any) -> Any:
@@ -214,39 +260,15 @@ def merged_copy(model: Any) -> Any:
     return deepcopy(model).merge_and_unload().eval()
 
 
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """No dropout, no gradients; the model's mode is restored module by module."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _batches(lengths: Sequence[int], batch_size: int, vocabulary: int = 0) -> Iterator[list[int]]:
-    """Rows of similar length, longest first, so that what does not fit in memory shows at once."""
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    begin = 0
-    while begin < len(order):
-        longest = lengths[order[begin]]
-        size = min(batch_size, max(1, LOGIT_BUDGET // max(1, longest * vocabulary)))
-        yield order[begin : begin + size]
-        begin += size
-
-
 def _read_batch(
     model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], read: Reader
 ) -> list[tuple[np.ndarray, ...]]:
     width, first = max(map(len, rows)), min(starts)
-    ids, mask = _pad(rows, width, left=False)
+    ids, mask = pad(rows, width, left=False)
     ids, mask = ids.to(model.device), mask.to(model.device)
     arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     kept = width - first + 1  # logits at t-1 predict token t
-    if _accepts(model, "logits_to_keep"):
+    if accepts(model, "logits_to_keep"):
         arguments["logits_to_keep"] = kept
     logits = model(**arguments).logits[:, -kept:-1]  # (B, width - first, V)
     targets = ids[:, first:]
@@ -256,7 +278,7 @@ def _read_batch(
     counts = [max(0, len(tokens) - start) for tokens, start in zip(rows, starts, strict=True)]
     # (N, V): padding and prompts never enter
     columns = read(logits[scored].float(), targets[scored])
-    split = [[part.cpu().numpy() for part in column.split(counts)] for column in columns]
+    split = [[part.cpu().numpy() for part in torch.split(column, counts)] for column in columns]
     return list(zip(*split, strict=True))
 
 
@@ -275,16 +297,6 @@ class _Row:
     ended: bool = False
 
 
-@dataclass(slots=True)
-class _Prefilled:
-    """A batch whose prompts have been read: next-token logits, mask, last positions, cache."""
-
-    logits: Tensor
-    mask: Tensor
-    position: Tensor
-    cache: Any
-
-
 class _Chooser:
     """Picks the next token of each row: the most probable one, or by inverse transform sampling.
 
@@ -296,7 +308,8 @@ class _Chooser:
         self.uniform: dict[int, np.ndarray] = {}
         if sampling is not None:
             for row in rows:
-                seed = derive_seed(sampling.seed, "sampling", client=str(row))
+                stream = sampling.streams[row] if sampling.streams else str(row)
+                seed = derive_seed(sampling.seed, "sampling", client=stream)
                 self.uniform[row] = numpy_rng(seed).random(tokens)
 
     def __call__(self, logits: Tensor, states: Sequence[_Row]) -> list[int]:
@@ -319,7 +332,7 @@ class _Chooser:
 
 def _continue(
     model: Any,
-    batch: _Prefilled,
+    batch: Prefilled,
     states: list[_Row],
     choose: _Chooser,
     eos: frozenset[int],
@@ -341,74 +354,17 @@ def _continue(
             return
         if len(alive) <= COMPACTION * len(states):
             states = [states[place] for place in alive]
-            keep = torch.tensor(alive, device=batch.mask.device)
-            batch.cache.batch_select_indices(keep)
-            batch.mask, batch.position = batch.mask[keep], batch.position[keep]
+            batch.select(alive)
         _step(model, batch, [state.tokens[-1] if state.tokens else 0 for state in states])
 
 
-def _step(model: Any, batch: _Prefilled, tokens: Sequence[int]) -> None:
+def _step(model: Any, batch: Prefilled, tokens: Sequence[int]) -> None:
     """Reads one more token per row."""
     ids = torch.tensor(tokens, device=batch.mask.device)[:, None]
     batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(tokens), 1)], dim=1)
     batch.position = batch.position + 1
-    batch.logits, batch.cache = _forward(model, ids, batch.mask, batch.position, batch.cache)
-
-
-def _prefill(model: Any, prompts: Sequence[Sequence[int]], shared: Sequence[int]) -> _Prefilled:
-    """Reads the prompts; padding stands between the shared prefix and the rest."""
-    rows = [prompt[len(shared) :] for prompt in prompts]
-    ids, mask = _pad(rows, max(map(len, rows)), left=True)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    cache = None
-    if shared:
-        prefix = torch.tensor([list(shared)], device=model.device)
-        ones = torch.ones_like(prefix)
-        _, cache = _forward(model, prefix, ones, ones.cumsum(dim=1) - 1, None)
-        cache.batch_repeat_interleave(len(rows))
-        mask = torch.cat([ones.expand(len(rows), -1), mask], dim=1)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(shared) :]
-    logits, cache = _forward(model, ids, mask, positions, cache)
-    return _Prefilled(logits, mask, positions[:, -1:], cache)
-
-
-def _forward(
-    model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
-) -> tuple[Tensor, Any]:
-    """Logits ``(B, V) float32`` after the last token, and the grown cache."""
-    arguments = {"input_ids": ids, "attention_mask": mask, "use_cache": True}
-    if cache is not None:
-        arguments["past_key_values"] = cache
-    if _accepts(model, "position_ids"):
-        arguments["position_ids"] = positions
-    if _accepts(model, "logits_to_keep"):
-        arguments["logits_to_keep"] = 1
-    result = model(**arguments)
-    return result.logits[:, -1].float(), result.past_key_values
-
-
-def _pad(rows: Sequence[Sequence[int]], width: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, ``(B, width) int64``; padding is id 0 and never attended."""
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(rows):
-        place = slice(width - len(tokens), width) if left else slice(0, len(tokens))
-        ids[row, place] = torch.tensor(list(tokens))
-        mask[row, place] = 1
-    return ids, mask
-
-
-def _shared_prefix(model: Any, prompts: Sequence[Sequence[int]]) -> Sequence[int]:
-    """Leading tokens of all prompts; none where attention slides over a window of the cache."""
-    config = model.config.get_text_config()
-    if len(prompts) < 2 or getattr(config, "sliding_window", None):
-        return ()
-    rows = [tuple(prompt) for prompt in prompts]
-    low, high = min(rows), max(rows)  # in lexicographic order: all others lie between
-    length = 0
-    while length < min(len(low), len(high)) - 1 and low[length] == high[length]:
-        length += 1
-    return low[:length] if length >= SHARED_PREFIX else ()
+    logits, batch.cache = forward(model, ids, batch.mask, batch.position, batch.cache)
+    batch.logits = logits[:, -1]
 
 
 def _limits(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
@@ -427,18 +383,26 @@ def _limits(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -
     return limits
 
 
-def _accepts(model: Any, argument: str) -> bool:
-    """Whether the model's own ``forward`` (below an adapter) knows ``argument``."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return argument in inspect.signature(inner.forward).parameters
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a response: the tokenizer's EOS and what the model configures."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = configured if isinstance(configured, list) else [configured]
     return frozenset(int(token) for token in [*found, tokenizer.eos_token_id] if token is not None)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def stops_at(tokenizer: Any, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Whether generated tokens spell one of the texts ``stop``; None without any."""
+    if not stop:
+        return None
+
+    def stopped(tokens: list[int]) -> bool:
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(mark in text for mark in stop)
+
+    return stopped
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """``text`` up to the first of the texts ``stop``."""
     ends = [place for mark in stop if (place := text.find(mark)) >= 0]
     return text[: min(ends)] if ends else text

@@ -8,7 +8,7 @@ from tiny import MODEL_KINDS, tiny_config, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from fedllm.errors import DataError
-from fedllm.eval import inference
+from fedllm.eval import forward, inference
 from fedllm.eval.inference import (
     Sampling,
     generate,
@@ -94,9 +94,9 @@ def test_greedy_rows_equal_transformers_generate(kind):
 def test_reading_a_shared_header_once_changes_nothing(monkeypatch):
     model, samples = make_model(), make_samples(header=range(20, 45))
     prompts = prompts_of(samples)
-    assert list(inference._shared_prefix(model, prompts)) == list(range(20, 45))
+    assert list(forward.shared_tokens(model, prompts)) == list(range(20, 45))
     shared = generate_tokens(model, prompts, max_new_tokens=8, batch_size=4, eos=NO_END)
-    monkeypatch.setattr(inference, "SHARED_PREFIX", 10**6)
+    monkeypatch.setattr(forward, "SHARED_PREFIX", 10**6)
     assert shared == generate_tokens(model, prompts, max_new_tokens=8, batch_size=4, eos=NO_END)
 
 
@@ -248,9 +248,9 @@ def test_rows_that_end_early_change_nothing_for_the_others(monkeypatch):
 
 
 def test_large_vocabularies_get_smaller_batches():
-    sizes = [len(b) for b in inference._batches([100] * 20, 16, vocabulary=1 << 18)]
+    sizes = [len(b) for b in forward.batches([100] * 20, 16, vocabulary=1 << 18)]
     assert sizes == [5, 5, 5, 5]
-    assert [len(b) for b in inference._batches([100] * 20, 16, vocabulary=4096)] == [16, 4]
+    assert [len(b) for b in forward.batches([100] * 20, 16, vocabulary=4096)] == [16, 4]
 
 
 def test_an_active_adapter_counts_and_the_models_mode_comes_back():
