@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -46,14 +46,11 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
             f"tensor {adapter.aux_names[0]} is no LoRA factor and cannot be folded; merge this "
             "adapter with peft's merge_and_unload"
         )
-    shards = sorted(base.glob("*.safetensors")) if base.is_dir() else []
-    if not shards:
-        raise ModelError(f"{base}: holds no safetensors weights; give a local model folder")
-    headers = {shard: read_header(shard) for shard in shards}
-    targets = _targets(base, adapter, {n: e for h in headers.values() for n, e in h.items()})
+    headers = _headers(base)
+    targets = fold_targets(base, adapter)
     with atomic_directory(output) as directory:
-        for file in sorted(base.iterdir()):
-            if file.is_file() and file.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
+        for file in model_files(base):
+            if file not in headers:
                 shutil.copyfile(file, directory / file.name)
         for shard, entries in headers.items():
             shapes = {
@@ -65,8 +62,20 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
     return len(targets)
 
 
-def _targets(base: Path, adapter: Adapter, entries: dict[str, Entry]) -> dict[str, str]:
-    """Name of a stored weight to the module that updates it."""
+def model_files(base: Path) -> list[Path]:
+    """The files of a model folder that a folded copy has too; pickled weights are left behind."""
+    files = sorted(base.iterdir()) if base.is_dir() else []
+    return [f for f in files if f.is_file() and f.suffix not in (".bin", ".pt", ".pth")]
+
+
+def fold_targets(base: Path, adapter: Adapter) -> dict[str, str]:
+    """Name of a stored weight to the module that updates it; reads headers alone.
+
+    Raises:
+        AdapterError: The adapter does not fit the model.
+        ModelError: The folder has no safetensors weights.
+    """
+    entries = {name: entry for header in _headers(base).values() for name, entry in header.items()}
     tied = _tied(base)
     targets = {}
     for module in adapter.modules:
@@ -89,6 +98,13 @@ def _targets(base: Path, adapter: Adapter, entries: dict[str, Entry]) -> dict[st
             )
         targets[stored] = module
     return targets
+
+
+def _headers(base: Path) -> Mapping[Path, dict[str, Entry]]:
+    shards = [file for file in model_files(base) if file.suffix == ".safetensors"]
+    if not shards:
+        raise ModelError(f"{base}: holds no safetensors weights; give a local model folder")
+    return {shard: read_header(shard) for shard in shards}
 
 
 def _stored_shape(

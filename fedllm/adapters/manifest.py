@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from fedllm.adapters.state import CONFIG, WEIGHTS
 from fedllm.errors import AdapterError
 
 MANIFEST = "fedllm_manifest.json"
+BASE = "base"
+"""Folder of the copy of the base model that took up the remainder."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRecord:
-    """One adapter that was read: its directory, relative to the output, and its files' hashes."""
+    """A directory that was read: its path, relative to the output, and its files' hashes."""
 
     path: str
     sha256: dict[str, str]
@@ -39,11 +42,12 @@ class Manifest:
         excluded: Client name to the reason it was left out.
         sent: The adapter the clients started from, when the rule was given it.
         dtype: ``keep`` or the dtype of the output.
-        residual: What became of the remainder: ``drop`` or ``ship``.
+        residual: What became of the remainder: ``drop``, ``merge`` or ``ship``.
         ranks_out: Ranks that were written besides the full one.
         check_base: Whether base model names had to agree.
         outputs: File name to hash.
         versions: Of fedllm and torch.
+        base: The base model whose copy took up the remainder.
     """
 
     rule: str
@@ -58,6 +62,7 @@ class Manifest:
     check_base: bool
     outputs: dict[str, str]
     versions: dict[str, str]
+    base: InputRecord | None = None
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -73,9 +78,10 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        sent = raw.pop("sent")
         inputs = {name: InputRecord(**record) for name, record in raw.pop("inputs").items()}
-        return Manifest(**raw, inputs=inputs, sent=None if sent is None else InputRecord(**sent))
+        others = {key: raw.pop(key, None) for key in ("sent", "base")}
+        others = {key: record and InputRecord(**record) for key, record in others.items()}
+        return Manifest(**raw, inputs=inputs, **others)
     except OSError:
         raise AdapterError(
             f"{path}: no such file; give a directory fedllm aggregate made"
@@ -84,10 +90,12 @@ def read_manifest(directory: Path) -> Manifest:
         raise AdapterError(f"{path}: is not a manifest of fedllm; aggregate again") from None
 
 
-def record_input(adapter: Path, output: Path) -> InputRecord:
-    """Hashes an input adapter's two files."""
-    hashes = {name: sha256(adapter / name) for name in (CONFIG, WEIGHTS)}
-    return InputRecord(os.path.relpath(adapter.resolve(), output.resolve()), hashes)
+def record_input(
+    directory: Path, output: Path, names: Iterable[str] = (CONFIG, WEIGHTS)
+) -> InputRecord:
+    """Hashes the files of an input, by default an adapter's two."""
+    hashes = {name: sha256(directory / name) for name in names}
+    return InputRecord(os.path.relpath(directory.resolve(), output.resolve()), hashes)
 
 
 def sha256(path: Path) -> str:
@@ -100,6 +108,7 @@ def sha256(path: Path) -> str:
 
 
 def hash_outputs(directory: Path) -> dict[str, str]:
-    """Hashes of the adapters in an output directory, by path relative to it."""
-    files = [p for name in (CONFIG, WEIGHTS) for p in directory.rglob(name)]
+    """Hashes of the adapters and the model in an output directory, by path relative to it."""
+    files = {p for name in (CONFIG, WEIGHTS) for p in directory.rglob(name)}
+    files |= {p for p in (directory / BASE).rglob("*") if p.is_file()}
     return {str(path.relative_to(directory)): sha256(path) for path in sorted(files)}

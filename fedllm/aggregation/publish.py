@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from fedllm import __version__
+from fedllm.adapters.fold import fold, fold_targets, model_files
 from fedllm.adapters.manifest import (
+    BASE,
     MANIFEST,
     InputRecord,
     Manifest,
@@ -26,8 +28,9 @@ from fedllm.adapters.manifest import (
 )
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import AdapterState, write_adapter
-from fedllm.aggregation.combine import Outcome, combine_adapters
-from fedllm.aggregation.fit import find_rule, screened
+from fedllm.aggregation.combine import Outcome, combine_adapters, one_blas_thread
+from fedllm.aggregation.fit import find_rule, opened, screened
+from fedllm.aggregation.registry import RULES
 from fedllm.aggregation.report import AggregationReport
 from fedllm.atomic import atomic_directory
 from fedllm.errors import AdapterError, ConfigError
@@ -45,7 +48,8 @@ class Job:
         weights: Client name to a positive number.
         dtype: ``keep``, ``float32`` or ``bfloat16``.
         residual: ``ship`` writes the remainder of rules that have one as a second adapter in
-            ``residual/``, to be loaded together with the first; ``drop`` leaves it out.
+            ``residual/``, to be loaded together with the first; ``merge`` adds it to a copy of the
+            base model in ``base/``, to load the adapter on; ``drop`` leaves it out.
         ranks_out: Also write the adapter cut to these ranks, in ``rank-R/``.
         check_base: Whether base model names must agree.
     """
@@ -65,8 +69,14 @@ def check_job(job: Job) -> None:
     rule.check_settings(job.rule, job.settings)
     if job.dtype not in ("keep", *DTYPES):
         raise ConfigError(f"dtype={job.dtype!r}; choose keep, float32 or bfloat16")
-    if job.residual not in ("drop", "ship"):
-        raise ConfigError(f"residual={job.residual!r}; choose drop or ship")
+    if job.residual not in ("drop", "merge", "ship"):
+        raise ConfigError(f"residual={job.residual!r}; choose drop, merge or ship")
+    if job.residual == "merge" and not rule.remainder:
+        having = ", ".join(name for name, known in RULES.items() if known.remainder)
+        raise ConfigError(
+            f"rule {job.rule} leaves no remainder for residual=merge; leave it out, or use one of "
+            f"{having}"
+        )
     if job.ranks_out and not rule.nested:
         raise ConfigError(
             f"rule {job.rule} has no order among its ranks, so ranks_out cannot cut it; use "
@@ -83,6 +93,7 @@ def publish(
     output: Path,
     *,
     sent: Path | None = None,
+    base: Path | None = None,
     skip_bad: bool = False,
     min_clients: int = 1,
     overwrite: bool = False,
@@ -95,6 +106,7 @@ def publish(
         job: How to combine them.
         output: Directory to make.
         sent: Directory of the adapter the clients started from.
+        base: Folder of the base model, for ``residual="merge"``.
         skip_bad: Leave out what cannot be combined in place of stopping.
         min_clients: Fewest clients with which the result stands.
         overwrite: Replace an earlier aggregate at ``output``.
@@ -106,9 +118,11 @@ def publish(
     Raises:
         AdapterError: Names the client and tensor that cannot be combined.
         ConfigError: A setting, a weight or the output is wrong.
+        ModelError: ``base`` holds no safetensors weights.
     """
     check_job(job)
-    _check_output(output, overwrite, [*sources.values(), *([sent] if sent else [])])
+    _check_base(job, base)
+    _check_output(output, overwrite, [*sources.values(), *(p for p in (sent, base) if p)])
     usable, excluded = dict(sources), dict[str, str]()
     if skip_bad:
         kept, excluded = screened(sources, job.rule, check_base=job.check_base)
@@ -119,11 +133,13 @@ def publish(
             f"{len(usable)} adapters can be combined, min_clients={min_clients} are needed "
             f"({reasons or 'no others were given'}); mend them or lower it"
         )
+    if base is not None:  # finds another model's adapter before the work
+        fold_targets(base, opened(*next(iter(usable.items()))))
     weights = {name: job.weights[name] for name in usable if name in job.weights}
     job = replace(job, weights=weights)
     outcome = _run(job, usable, sent, floor=floor)
     with atomic_directory(output) as directory:
-        _write_outputs(outcome, job, directory)
+        _write_outputs(outcome, job, directory, base)
         manifest = Manifest(
             rule=job.rule,
             settings=dict(job.settings),
@@ -137,6 +153,7 @@ def publish(
             check_base=job.check_base,
             outputs=hash_outputs(directory),
             versions={"fedllm": __version__, "torch": torch.__version__},
+            base=None if base is None else _record_model(base, output),
         )
         (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         (directory / "README.md").write_text(
@@ -161,8 +178,8 @@ def verify(directory: Path) -> list[str]:
         if hash_outputs(directory).get(name) != manifest.outputs.get(name)
     ]
     records = dict(manifest.inputs)
-    if manifest.sent is not None:
-        records["the sent adapter"] = manifest.sent
+    others = {"the sent adapter": manifest.sent, "the base model": manifest.base}
+    records |= {name: record for name, record in others.items() if record is not None}
     for client, record in records.items():
         for name, expected in record.sha256.items():
             if sha256(_input_path(directory, record) / name) != expected:
@@ -174,9 +191,11 @@ def verify(directory: Path) -> list[str]:
         manifest.ranks_out, manifest.check_base,
     )  # fmt: skip
     sources = {name: _input_path(directory, record) for name, record in manifest.inputs.items()}
-    sent = None if manifest.sent is None else _input_path(directory, manifest.sent)
+    sent, base = (
+        None if record is None else _input_path(directory, record) for record in others.values()
+    )
     with tempfile.TemporaryDirectory() as scratch:
-        _write_outputs(_run(job, sources, sent, floor=False), job, Path(scratch))
+        _write_outputs(_run(job, sources, sent, floor=False), job, Path(scratch), base)
         again = hash_outputs(Path(scratch))
     return [
         f"{name}: combining the inputs again gives other bytes"
@@ -193,14 +212,17 @@ def _run(job: Job, sources: Mapping[str, Path], sent: Path | None, *, floor: boo
         sent=sent,
         floor=floor,
         check_base=job.check_base,
-        keep_remainder=job.residual == "ship",
+        keep_remainder=job.residual != "drop",
         **job.settings,
     )
 
 
-def _write_outputs(outcome: Outcome, job: Job, directory: Path) -> None:
+def _write_outputs(outcome: Outcome, job: Job, directory: Path, base: Path | None) -> None:
     write_adapter(_cast(outcome.state, job.dtype), directory)
-    if outcome.remainder is not None:
+    if base is not None:
+        with one_blas_thread():
+            fold(base, outcome.remainder or AdapterState({}), directory / BASE)
+    elif outcome.remainder is not None:
         (directory / "residual").mkdir()
         write_adapter(_cast(outcome.remainder, job.dtype), directory / "residual")
     for rank in job.ranks_out:
@@ -231,6 +253,20 @@ def _input_path(directory: Path, record: InputRecord) -> Path:
     return (directory.resolve() / record.path).resolve()
 
 
+def _record_model(base: Path, output: Path) -> InputRecord:
+    return record_input(base, output, [file.name for file in model_files(base)])
+
+
+def _check_base(job: Job, base: Path | None) -> None:
+    if job.residual == "merge" and base is None:
+        raise ConfigError(
+            "residual=merge adds the remainder to a copy of the base model; name it with base "
+            "(--base), or choose ship"
+        )
+    if job.residual != "merge" and base is not None:
+        raise ConfigError(f"base={base} is of use with residual=merge alone; leave it out")
+
+
 def _check_output(output: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
     where = output.resolve()
     for path in inputs:
@@ -256,6 +292,9 @@ def model_card(manifest: Manifest, report: AggregationReport, config: Mapping[st
         + "".join(f", {key}={value}" for key, value in manifest.settings.items())
         + f". `{MANIFEST}` holds the hashes; `fedllm verify` makes it again from the inputs."
     )
+    if manifest.base is not None:
+        lines += ["", f"The remainder is in `{BASE}/`, a copy of the base model: load that, and "]
+        lines[-1] += "this adapter on it."
     if (total := report.total) is not None:
         lines += ["", f"Residual after aggregation: {total.residual_after:.4f} of the mean update"]
         lines[-1] += f" (at least {total.residual_floor:.4f})." if total.residual_floor else "."

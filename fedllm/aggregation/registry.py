@@ -29,9 +29,9 @@ def _trusting(select: Callable[..., Tensor]) -> Rule:
 
 RULES: dict[str, Rule] = {
     "fed-sb": Rule(fed_sb, mixed_ranks=False, linear=True, needs_sent=True),
-    "fedex": Rule(fedex, mixed_ranks=False, linear=False),
+    "fedex": Rule(fedex, mixed_ranks=False, linear=False, remainder=True),
     "fedit": Rule(fedit, mixed_ranks=False, linear=True),
-    "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False, nested=True),
+    "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False, nested=True, remainder=True),
     "fedrot": Rule(fedrot, mixed_ranks=False, linear=False),
     "fedsa": Rule(fedsa, mixed_ranks=False, linear=True),
     "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True, nested=True),
@@ -39,7 +39,7 @@ RULES: dict[str, Rule] = {
     "flexlora": Rule(flexlora, mixed_ranks=True, linear=False, nested=True),
     "flora": Rule(flora, mixed_ranks=True, linear=False),
     "florist": Rule(florist, mixed_ranks=True, linear=False, nested=True),
-    "frlora": Rule(frlora, mixed_ranks=False, linear=False, needs_sent=True),
+    "frlora": Rule(frlora, mixed_ranks=False, linear=False, needs_sent=True, remainder=True),
     "hetlora": Rule(hetlora, mixed_ranks=True, linear=False, nested=True),
     "krum": _trusting(robust.krum),
     "lora-fair": Rule(lora_fair, mixed_ranks=False, linear=False),

@@ -42,6 +42,7 @@ class Rule:
             calibrated to a sum remain valid.
         nested: Whether the first ``r`` ranks of the result are meant to serve as one of rank ``r``.
         needs_sent: Whether the rule needs the adapter the clients started from.
+        remainder: Whether part of the update is left outside the adapter.
         select: ``select(products (K, K) float64, shares (K,), **settings)`` to new coefficients;
             a client with coefficient 0 is left out.
     """
@@ -51,6 +52,7 @@ class Rule:
     linear: bool
     needs_sent: bool = False
     nested: bool = False
+    remainder: bool = False
     select: Callable[..., Tensor] | None = None
 
     def settings_of(self, part: Callable[..., Any] | None) -> list[str]:

@@ -121,15 +121,18 @@ def lint(
 
 
 def fold(
-    base: Annotated[Path, typer.Argument(help="A local model folder.")],
+    base: Annotated[str, typer.Argument(help="A model folder, hub name or sample.")],
     adapter: Annotated[Path, typer.Argument(help="A PEFT directory, e.g. OUT/residual.")],
     out: Annotated[Path, typer.Option(help="Model folder to make.")],
 ) -> None:
     """Add an adapter, or the remainder of an aggregate, to a copy of its base model."""
     from fedllm.adapters.fold import fold as fold_into
     from fedllm.adapters.state import open_adapter
+    from fedllm.aggregation.combine import one_blas_thread
+    from fedllm.training.folder import model_folder
 
-    count = fold_into(base, open_adapter(adapter), out)
+    with one_blas_thread():
+        count = fold_into(model_folder(base), open_adapter(adapter), out)
     typer.echo(f"{out}: {count} weights changed")
 
 

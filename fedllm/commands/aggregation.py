@@ -60,8 +60,15 @@ def aggregate(
         Path | None, typer.Option(help="The adapter clients started from (frlora, fed-sb).")
     ] = None,
     residual: Annotated[
-        str, typer.Option(help="Remainder of fedex, frlora, fedmomentum: ship or drop.")
+        str,
+        typer.Option(
+            help="Remainder of fedex, frlora, fedmomentum: ship it as OUT/residual, merge it into "
+            "a copy of the base in OUT/base, or drop it."
+        ),
     ] = "ship",
+    base: Annotated[
+        str | None, typer.Option(help="Base model for --residual merge: folder, hub name, sample.")
+    ] = None,
     ranks_out: Annotated[
         str | None, typer.Option(help="Also write these ranks, e.g. 4,8 (SVD rules).")
     ] = None,
@@ -108,6 +115,7 @@ def aggregate(
         job,
         out,
         sent=sent,
+        base=_model(base),
         skip_bad=skip_bad,
         min_clients=min_clients,
         overwrite=overwrite,
@@ -147,6 +155,15 @@ def verify(
         broken |= bool(problems)
     if broken:
         raise typer.Exit(1)
+
+
+def _model(name: str | None) -> Path | None:
+    """The folder of a base model."""
+    if name is None:
+        return None
+    from fedllm.training.folder import model_folder
+
+    return model_folder(name)
 
 
 def _settings(pairs: list[str], **named: Any) -> dict[str, Any]:
