@@ -92,7 +92,7 @@ def extraction_probe(
         run: Tokens of a verbatim match.
     """
     populations = {"members": members, "nonmembers": nonmembers}
-    template = _template([*members, *nonmembers])
+    template = template_lengths([*members, *nonmembers])
     hits: dict[str, list[_Hits]] = {}
     for name, samples in populations.items():
         hits[name] = _hits(model, samples, template, batch_size)
@@ -144,7 +144,7 @@ def _spans(sample: TokenizedExample, score: TokenScores, template: tuple[int, in
     return _Hits(hit[max(head, score.start) : middle], hit[begin:end])
 
 
-def _template(samples: Sequence[TokenizedExample]) -> tuple[int, int, int]:
+def template_lengths(samples: Sequence[TokenizedExample]) -> tuple[int, int, int]:
     """How many tokens all samples share: at the start, before the response, at the end."""
     if len(samples) < 2:
         return 0, 0, 0

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fedllm.config import LoraConfig
 from fedllm.eval.inference import generate_tokens
-from fedllm.eval.probes.extraction import _template, extraction_probe, longest_run
+from fedllm.eval.probes.extraction import template_lengths, extraction_probe, longest_run
 from fedllm.training.data import TokenizedExample
 from fedllm.training.model import BaseModel, adapter_parameters, attach_lora
 
@@ -93,10 +93,10 @@ def test_samples_shorter_than_the_run_do_not_count(peft_model):
 
 
 def test_the_template_is_what_all_samples_share():
-    assert _template(make_samples(5, seed=3)) == (3, 2, 1)
-    assert _template(make_samples(1, seed=3)) == (0, 0, 0)
+    assert template_lengths(make_samples(5, seed=3)) == (3, 2, 1)
+    assert template_lengths(make_samples(1, seed=3)) == (0, 0, 0)
     same = make_samples(1, seed=3) * 2
-    head, before, _ = _template(same)
+    head, before, _ = template_lengths(same)
     assert head + before <= same[0].response_start
 
 

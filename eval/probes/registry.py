@@ -1,0 +1,8 @@
+"""All probes of the audit, in the order of the report."""
+
+from __future__ import annotations
+
+from fedllm.eval.audit.findings import Probe
+from fedllm.eval.probes import discoverable
+
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (discoverable.PROBE,)}
