@@ -7,8 +7,8 @@ al., ICCV 2025, https://arxiv.org/abs/2411.14961.
 
 ``solver="ridge"`` takes ``S`` as the squared Frobenius distance, which has a closed form;
 ``"cosine"`` takes one minus the cosine of the flattened matrices and finds its exact minimiser;
-``"sgd-paper"`` runs the published loop (gradient steps from a Xavier start) for reproduction. All
-work on ``G = A A^T (r, r)`` and ``N = sum p_k (B_k - B)(A_k - A) A^T (d_out, r)``, so that
+``"sgd-paper"`` runs the published loop for reproduction (``lora_fair_paper``). The solvers work on
+``G = A A^T (r, r)`` and ``N = sum p_k (B_k - B)(A_k - A) A^T (d_out, r)``, so that
 ``DW A^T = N + B G``; the centred form keeps ``dB`` accurate when clients are close.
 """
 
@@ -22,13 +22,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedllm.adapters.lowrank import eigh, inner_products
+from fedllm.adapters.lowrank import concatenated, eigh, inner_products
+from fedllm.aggregation.lora_fair_paper import column_cosine, descend, flat_cosine
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Solver = Literal["ridge", "cosine", "sgd-paper"]
+Axis = Literal["flat", "columns"]
 Array = npt.NDArray[np.float64]
 
 
@@ -37,6 +39,7 @@ def lora_fair(
     *,
     solver: Solver = "ridge",
     lam: float = 0.01,
+    axis: Axis = "flat",
     steps: int = 1000,
     lr: float = 0.01,
     seed: int = 0,
@@ -48,11 +51,13 @@ def lora_fair(
         solver: See the module.
         lam: Weight of ``||dB||^2``. For ``ridge`` relative to ``tr(G)/r``, so that it does not
             depend on the scale of ``A``; for the other two absolute, as published.
+        axis: Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns, as
+            in the derived published code (whose ``lam`` is 1).
         steps: Gradient steps of ``sgd-paper``.
         lr: Step size of ``sgd-paper``.
         seed: Seed of the Xavier start of ``sgd-paper``.
     """
-    _check(solver, lam)
+    _check(solver, lam, axis, steps)
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
@@ -60,6 +65,12 @@ def lora_fair(
     if solver == "ridge":
         shift, _ = _sweep(stack, a_mean, b_mean, 0)
         return Combined(b_mean + _ridge(shift, gram, lam), a_mean)
+    key = derive_seed(seed, f"lora-fair:{stack.module}")
+    if axis == "columns":
+        b_s, a_s = concatenated(stack, stack.weights)
+        gradient = column_cosine((b_s.double(), a_s.double()), a_mean.double())
+        fitted = descend(b_mean.double(), gradient, lam=lam, steps=steps, lr=lr, seed=key)
+        return Combined(fitted.to(stack.dtype), a_mean)
     large = sum(f.A.numel() + f.B.numel() for f in stack.factors) > EXACT_NORM_UP_TO
     shift, image = _sweep(stack, a_mean, b_mean, PROBES if large else 0)
     target_norm = float(image.double().norm()) if large else _norm(stack)
@@ -68,14 +79,22 @@ def lora_fair(
     target = shift + b_mean @ gram.to(stack.dtype)  # DW A^T
     if solver == "cosine":
         return Combined(cosine_minimiser(target, b_mean, gram, target_norm, lam), a_mean)
-    key = derive_seed(seed, f"lora-fair:{stack.module}")
-    fitted = _descend(target.double(), b_mean.double(), gram, target_norm, lam, steps, lr, key)
+    gradient = flat_cosine(target.double(), gram, target_norm)
+    fitted = descend(b_mean.double(), gradient, lam=lam, steps=steps, lr=lr, seed=key)
     return Combined(fitted.to(stack.dtype), a_mean)
 
 
-def _check(solver: str, lam: float) -> None:
+def _check(solver: str, lam: float, axis: str, steps: int) -> None:
     if solver not in ("ridge", "cosine", "sgd-paper"):
         raise ConfigError(f"lora-fair solver={solver!r}; choose ridge, cosine or sgd-paper")
+    if axis not in ("flat", "columns"):
+        raise ConfigError(f"lora-fair axis={axis!r}; choose flat or columns")
+    if axis == "columns" and solver != "sgd-paper":
+        raise ConfigError(
+            f"lora-fair axis=columns has no closed form for solver={solver}; use solver=sgd-paper"
+        )
+    if type(steps) is not int or steps < 0:
+        raise ConfigError(f"lora-fair steps={steps!r}; give a number of at least 0")
     if not (math.isfinite(lam) and lam >= 0):
         raise ConfigError(f"lora-fair lam={lam!r}; give a finite number of at least 0")
 
@@ -253,26 +272,3 @@ class _Sums:
             moved = self.gap(x + h * np.eye(2)[axis])
             columns.append(((value if moved is None else moved) - value) / h)
         return np.stack(columns, 1)
-
-
-def _descend(
-    target: Tensor,
-    b_mean: Tensor,
-    gram: Tensor,
-    target_norm: float,
-    lam: float,
-    steps: int,
-    lr: float,
-    seed: int,
-) -> Tensor:
-    """Plain gradient descent on ``dB`` from a Xavier-uniform start, on the factored objective."""
-    bound = math.sqrt(6.0 / sum(b_mean.shape))
-    start = torch.rand(b_mean.shape, generator=torch_rng(seed), dtype=b_mean.dtype)
-    delta = (2 * start - 1) * bound
-    for _ in range(steps):
-        b = b_mean + delta
-        bg = b @ gram
-        s = (b * bg).sum().clamp_min(0.0).sqrt()
-        gradient = (target * b).sum() / (target_norm * s**3) * bg - target / (target_norm * s)
-        delta = delta - lr * (gradient + 2 * lam * delta)
-    return b_mean + delta

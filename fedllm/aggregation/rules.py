@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors
@@ -63,12 +64,18 @@ class Rule:
         return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
     def check_settings(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raises ``ConfigError`` for a setting the rule does not have."""
+        """Raises ``ConfigError`` for a setting the rule does not have, or of the wrong type."""
         known = [*self.settings_of(self.select), *self.settings_of(self.combine)]
-        for key in settings:
+        hints = {**get_type_hints(self.combine), **get_type_hints(self.select or self.combine)}
+        for key, value in settings.items():
             if key not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
                 raise ConfigError(f"rule {name} has no setting {key!r}; {has}")
+            try:
+                TypeAdapter(hints[key]).validate_python(value, strict=True)
+            except ValidationError as error:
+                expected = "; ".join(fault["msg"] for fault in error.errors())
+                raise ConfigError(f"rule {name} {key}={value!r}: {expected.lower()}") from None
 
     def given(self, part: Callable[..., Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings among ``settings`` that ``part`` takes."""
