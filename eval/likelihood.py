@@ -134,4 +134,4 @@ def _most_prompts(model: Any, continuations: Sequence[Sequence[Tokens]]) -> int:
         sum(len(choice) > 1 for choice in choices) * max(map(len, choices)) * vocabulary
         for choices in continuations
     ]
-    return max(1, LOGIT_BUDGET // max([1, *logits]))
+    return max(1, int(LOGIT_BUDGET // max([1, *logits])))

@@ -103,6 +103,15 @@ def read_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> L
     return loaded
 
 
+def hub_rows(path: str, *, subset: str | None, split: str) -> list[Row]:
+    """The rows of a hub data set as they are.
+
+    Raises:
+        DataError: It cannot be loaded.
+    """
+    return _hub(SourceConfig(path=path, subset=subset, split=split))
+
+
 def _refuse_idle(source: SourceConfig) -> None:
     """Settings that would have no effect are an error, not a surprise."""
     if source.path.startswith(SAMPLES):
