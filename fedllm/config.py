@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
 Weighting = Literal["examples", "tokens", "steps", "uniform"]
+RetrievalMethod = Literal[
+    "none", "random", "direct", "feddca", "k-centre", "facility-location", "novelsum"
+]
+CENTROID_METHODS = ("direct", "feddca")
+"""The retrieval methods that ask clients for centroids."""
 Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
 
 
@@ -158,7 +163,7 @@ class TrainingConfig(Section):
     """Longest sequence in tokens, prompt and response together."""
     overlong: Literal["error", "drop", "truncate"] = "error"
     """What happens to a sample longer than ``max_length``: stop, leave it out (counted), or cut the
-    end of its response (counted)."""
+    end of its response and, if need be, the beginning of its prompt (counted)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; ``auto`` is float32 on a CPU and bfloat16 on a GPU."""
@@ -221,21 +226,75 @@ Algorithm = Annotated[FedIT | LoraFair, Field(discriminator="name")]
 class RetrievalConfig(Section):
     """How clients' data is widened from the public pool."""
 
-    method: Literal["none", "random", "direct", "feddca"] = "none"
+    method: RetrievalMethod = "none"
+    when: Literal["once", "each-round"] = "once"
+    """Hand out public examples before round 1, or anew to the cohort of every round."""
     encoder: str = "minilm"
     """``minilm`` (extra ``minilm``, works offline), ``hashing`` (no model), or any
     sentence-transformers name or folder."""
+    client_encoder: str | dict[str, str] | None = None
+    """FedDCA*: another encoder at the clients, for all or by client name; the server aligns its
+    space with its own on public text alone. Empty means ``encoder``."""
+    alignment_floor: float = Field(0.5, ge=0, le=1)
+    """Least recall@10 of an alignment on held-out public text; below it nothing is trained."""
     per_client: int = Field(100, ge=1)
-    """Public examples each client receives."""
+    """Public examples each client receives (each time)."""
     clusters: int = Field(10, ge=1)
     """Centroids each client computes (fewer when its shard is small)."""
     min_cluster_size: int = Field(3, ge=1)
-    """Smaller clusters are merged before anything leaves the client."""
+    """Fewest distinct texts behind a centroid that leaves a client."""
+    small_clusters: Literal["merge", "drop"] = "merge"
+    """What happens to smaller clusters."""
+    noise: float = Field(0.0, ge=0)
+    """Noise multiplier of differentially private centroids; 0 adds no noise and guarantees
+    nothing. The report states epsilon."""
+    clip: float = Field(1.0, gt=0, le=2)
+    """With noise: how far a text may pull its centroid away from a public anchor, as a distance
+    between unit vectors. Smaller needs less noise and follows the shard less."""
+    delta: float = Field(1e-5, gt=0, lt=1)
+    """With noise: delta of the guarantee, well below one over the size of a shard."""
     selection: Literal["greedy+swap", "greedy", "swap", "paper"] = "greedy+swap"
     max_similarity: float = Field(0.7, gt=0, le=1)
     """Public items closer than this to the client's centre are left out."""
-    dedup: Literal["none", "global"] = "none"
-    """``global``: no public item goes to two clients."""
+    dedup: Literal["none", "client", "global"] = "none"
+    """Who may be given the same public item: ``client`` fills the place of an item that several of
+    a client's centres ask for, ``global`` gives no item to two clients."""
+    contamination: Literal["block", "drop", "warn", "off"] = "warn"
+    """What happens to public and private items that resemble held-out questions: stop the run,
+    leave them out, count them in the report, or do not look."""
+    contamination_similarity: float | None = Field(None, gt=0, le=1)
+    """Cosine from which two questions resemble each other even without common words; empty
+    compares words alone."""
+    benchmarks: list[SourceConfig] = Field(default_factory=list)
+    """Further test sets that nothing may resemble, beside ``data.test`` and held-out rows."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RetrievalConfig:
+        centroids = self.method in CENTROID_METHODS
+        unused = {
+            "client_encoder": self.client_encoder is not None and not centroids,
+            "noise": self.noise > 0 and not centroids,
+            "clip": self.clip != 1.0 and not self.noise,
+            "benchmarks": bool(self.benchmarks) and self.contamination == "off",
+        }
+        remedies = {
+            "client_encoder": "only direct and feddca ask clients for centroids: choose one of "
+            "them as method, or leave client_encoder out",
+            "noise": "only direct and feddca ask clients for centroids: choose one of them as "
+            "method, or set noise=0",
+            "clip": "it limits what noise has to hide: set noise above 0, or leave clip out",
+            "benchmarks": "nothing is compared with contamination=off: set it to drop or warn",
+        }
+        for name, useless in unused.items():
+            if useless:
+                raise ValueError(f"{name} has no effect here; {remedies[name]}")
+        return self
+
+    def encoder_of(self, client: str) -> str:
+        """The encoder that ``client`` embeds its shard with."""
+        if isinstance(self.client_encoder, dict):
+            return self.client_encoder.get(client, self.encoder)
+        return self.client_encoder or self.encoder
 
 
 class EvalConfig(Section):

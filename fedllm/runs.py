@@ -13,6 +13,7 @@
         sent/                               the adapter every client starts from
         updates/<client>/                   what each client sent back (a PEFT directory)
         global/                             the new global adapter
+        public/                             with retrieval.when=each-round: what its cohort is given
         metrics.json                        exists when the round is done
       arms/<arm>/                           the comparisons: public/ and rounds/ of their own
       report/
@@ -70,6 +71,11 @@ class RoundDirectory:
         return self.path / "global"
 
     @property
+    def public(self) -> Path:
+        """Public items handed to the cohort of this round alone, and their ``plan.json``."""
+        return self.path / "public"
+
+    @property
     def metrics(self) -> Path:
         """The round's record; its existence means the round is done."""
         return self.path / "metrics.json"
@@ -107,6 +113,19 @@ class FederationDirectory:
     def augmentation(self) -> Path:
         """Folder with the public items handed to each client."""
         return self.path / "public" / "augmentation"
+
+    def augmentations(self) -> list[Path]:
+        """Folders of everything that was handed out: before round 1, or round by round."""
+        rounds = sorted(self.path.glob("rounds/*/public"))
+        return [path for path in [self.augmentation, *rounds] if (path / "plan.json").exists()]
+
+    def given(self) -> dict[str, list[str]]:
+        """Ids of the public items each client was given, each once."""
+        given: dict[str, dict[str, None]] = {}
+        for folder in self.augmentations():
+            for client, items in read_json(folder / "plan.json")["items"].items():
+                given.setdefault(client, {}).update(dict.fromkeys(items["ids"]))
+        return {client: list(ids) for client, ids in given.items()}
 
     @property
     def centers(self) -> Path:
@@ -178,6 +197,11 @@ class RunDirectory:
     def pool(self) -> Path:
         """The public pool."""
         return self.root / "public" / "pool.jsonl"
+
+    @property
+    def alignment(self) -> Path:
+        """Recall of the maps from other encoders' spaces (FedDCA*), by encoder."""
+        return self.root / "public" / "alignment.json"
 
     @property
     def report(self) -> Path:

@@ -47,13 +47,23 @@ class Projector:
         source = check_rows(rows, "centroids to align", dimension=len(self.matrix) - 1)
         return unit_rows(_with_offset(source) @ self.matrix, "aligned centroids")
 
-    def require(self, floor: float) -> None:
-        """Refuses to go on when alignment is below ``floor``."""
+    def measures(self) -> dict[str, float]:
+        """Recall before, after the closed form and after refinement, as JSON."""
+        return {
+            "k": self.k,
+            "held_out": self.held_out,
+            "before": self.recall_before,
+            "linear": self.recall_linear,
+            "after": self.recall,
+        }
+
+    def require(self, floor: float, what: str = "") -> None:
+        """Refuses to go on when alignment is below ``floor``; ``what`` opens the message."""
         if self.recall < floor:
             raise RetrievalError(
-                f"alignment recall@{self.k}={self.recall:.3f} on {self.held_out} held-out public "
-                f"texts is below the floor {floor:g}; give more public text, use an encoder "
-                "nearer to the server's, or lower the floor"
+                f"{what}alignment recall@{self.k}={self.recall:.3f} on {self.held_out} held-out "
+                f"public texts is below the floor {floor:g}; give more public text, use an encoder "
+                "nearer to the server's, or lower the floor (retrieval.alignment_floor)"
             )
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,15 @@ import numpy as np
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.vectors import Array, check_rows
+from fedllm.types import Example
 
 GatePolicy = Literal["block", "drop", "warn"]
 WORDS = 13
 FEWEST_WORDS = 6
 """Texts with fewer words ("What is this?") are too common to be evidence."""
 CHUNK = 4096
+CHINESE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{CHINESE}]|[^\W_{CHINESE}]+")
 logger = logging.getLogger(__name__)
 
 
@@ -39,9 +43,23 @@ class Hit:
 
 
 def words(text: str) -> list[str]:
-    """Letters and digits only, accents and case removed."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.findall(r"[a-z0-9]+", plain)
+    """Words of letters and digits, accents and case removed; a Chinese character is a word."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))
+
+
+def benchmark_texts(tests: Iterable[Example]) -> dict[str, str]:
+    """What of each test item is compared, by the row it was read from.
+
+    An instruction that several rows share is the benchmark's template: of those rows, the input
+    alone is compared. Otherwise every row of a labelled-sentence set would resemble every other.
+    """
+    rows = list(tests)
+    shared = Counter(row.instruction for row in rows if row.input)
+    return {
+        row.source or row.id: row.input if shared[row.instruction] > 1 else row.query
+        for row in rows
+    }
 
 
 def overlap_hits(
@@ -54,31 +72,45 @@ def overlap_hits(
         tests: Id -> text of the benchmark.
         length: Words in a run; a test text with fewer (at least 6) must occur whole.
     """
-    runs: dict[int, dict[tuple[str, ...], list[str]]] = {}
+    fewest = min(FEWEST_WORDS, length)
+    known: dict[str, dict[str, list[str]]] = {}
     counts: dict[str, int] = {}
     for name, text in tests.items():
         tokens = words(text)
-        size = min(length, len(tokens))
-        if size < min(FEWEST_WORDS, length):
+        if len(tokens) < fewest:
             continue
-        pieces = _runs(tokens, size)
-        counts[name] = len(pieces)
-        for piece in pieces:
-            runs.setdefault(size, {}).setdefault(piece, []).append(name)
+        runs = set(_runs(tokens, min(length, len(tokens))))
+        counts[name] = len(runs)
+        for run in runs:
+            head = " ".join(run[:fewest])
+            known.setdefault(head, {}).setdefault(" ".join(run) + " ", []).append(name)
     hits = []
     for item, text in items.items():
-        tokens = words(text)
-        shared: dict[str, int] = {}
-        for size, known in runs.items():
-            for piece in _runs(tokens, size):
-                for test in known.get(piece, ()):
-                    shared[test] = shared.get(test, 0) + 1
+        shared = _shared(words(text), known, fewest)
         hits += [Hit(item, test, "words", n / counts[test]) for test, n in sorted(shared.items())]
     return hits
 
 
-def _runs(tokens: list[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+def _runs(tokens: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+
+
+def _shared(
+    tokens: list[str], known: Mapping[str, Mapping[str, list[str]]], fewest: int
+) -> Counter[str]:
+    """How many runs of each test text occur; ``known`` holds runs by their first words."""
+    joined = " ".join(tokens) + " "
+    starts = [0]
+    for token in tokens:
+        starts.append(starts[-1] + len(token) + 1)
+    found: set[str] = set()
+    shared: Counter[str] = Counter()
+    for start, end in zip(starts, starts[fewest:], strict=False):
+        for run, names in known.get(joined[start : end - 1], {}).items():
+            if run not in found and joined.startswith(run, start):
+                found.add(run)
+                shared.update(names)
+    return shared
 
 
 def embedding_hits(

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.align import Projector, fit_projector
 from fedllm.retrieval.centers import Centers, load_centers
@@ -87,8 +90,14 @@ def _aligned(
             f"{file}: centroids of encoder space {centers.fingerprint}, expected that of the index "
             f"or of {', '.join(encoders)}; embed with one of these"
         )
-    projector.require(floor)
+    projector.require(floor, f"{file}: ")
     return projector(centers.vectors)
+
+
+def alignment_rows(pool: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Rows of a public pool of ``pool`` texts that encoders are aligned on, in a drawn order."""
+    order = numpy_rng(derive_seed(seed, "alignment-texts")).permutation(pool)
+    return order[:PAIRS].astype(np.int64)
 
 
 def _projector(
@@ -96,7 +105,6 @@ def _projector(
 ) -> tuple[str, Projector]:
     """An encoder's space and the map from it, fitted on the index's own texts."""
     encoder = load_encoder(name)
-    generator = numpy_rng(derive_seed(seed, "alignment-texts"))
-    rows = generator.permutation(len(pool))[:PAIRS]
+    rows = alignment_rows(len(pool), seed=seed)
     small = embed([pool[row].query for row in rows.tolist()], encoder, cache)
     return encoder.fingerprint, fit_projector(small, index.vectors[rows], seed=seed)

@@ -1,11 +1,15 @@
 """Centroids with a differential privacy guarantee, and what centroids give away without one.
 
 k-means alone has no guarantee: its clusters depend on every text. Here clusters start from *public*
-anchors (centroids of the public pool), every private text adds its unit vector to one cluster, and
-Gaussian noise is added to the sums. Adding or removing one text changes the sums by at most 1 in
-Euclidean norm, so each of ``rounds`` Lloyd steps is a Gaussian mechanism of sensitivity 1; together
-they are one with noise ``multiplier / sqrt(rounds)`` (Dong, Roth & Su 2019). Directions of noisy
-sums are post-processing: counts are neither needed nor released.
+anchors (centroids of the public pool). Every private text adds its difference from the nearest
+anchor, clipped to length ``clip``, to one sum, and one to one count; Gaussian noise is added to
+both. In units of ``clip`` and with counts weighed by ``w``, adding or removing one text moves them
+by at most ``sqrt(1 + w^2)``, so each of ``rounds`` Lloyd steps is a Gaussian mechanism, and
+together they are one with noise ``multiplier / sqrt(rounds)`` (Dong, Roth & Su 2019).
+
+A centroid is its anchor plus the mean difference, shrunk by James & Stein's factor
+``1 - noise variance / |sum|^2``: where the shard says less than the noise, the public anchor is
+left. Shrinking, leaving out small clusters and normalising are post-processing of noisy values.
 """
 
 from __future__ import annotations
@@ -15,11 +19,15 @@ import secrets
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.centers import Centers
 from fedllm.retrieval.vectors import Array, check_rows, unit_rows
 from fedllm.seeds import numpy_rng
+
+COUNT_WEIGHT = 0.5
+"""Share of the sensitivity spent on counts, relative to that of sums."""
 
 
 def private_centers(
@@ -27,6 +35,8 @@ def private_centers(
     anchors: Array,
     *,
     noise_multiplier: float,
+    clip: float = 1.0,
+    min_cluster_size: int = 1,
     rounds: int = 1,
     seed: int | None = None,
     encoder: str = "",
@@ -37,7 +47,10 @@ def private_centers(
     Args:
         embeddings: ``(N, D)`` unit rows of the shard.
         anchors: ``(k, D)`` unit rows chosen without looking at private data.
-        noise_multiplier: Standard deviation of the noise on each coordinate of the sums.
+        noise_multiplier: Standard deviation of the noise relative to what one text can change.
+        clip: Largest distance of a text from its anchor that counts.
+        min_cluster_size: Smallest noisy count of a cluster that leaves; two standard deviations of
+            its noise are asked for in any case.
         rounds: Lloyd steps; each reassigns to the noisy centroids of the one before.
         seed: For tests. Whoever knows it can subtract the noise, so by default it is fresh entropy
             and the centroids differ from call to call.
@@ -45,26 +58,42 @@ def private_centers(
         fingerprint: Its vector space, carried along.
 
     Raises:
-        RetrievalError: No sum stands out of its noise; the shard is too small for the guarantee.
+        RetrievalError: No count stands out of its noise; the shard is too small for the guarantee.
     """
     rows = check_rows(embeddings, "embeddings of the shard")
     centers = check_rows(anchors, "anchors", dimension=rows.shape[1])
     generator = numpy_rng(secrets.randbits(63) if seed is None else seed)
+    noise = noise_multiplier * math.hypot(1, COUNT_WEIGHT)
+    least = max(min_cluster_size, 2 * noise / COUNT_WEIGHT)
     for _ in range(rounds):
-        labels = (rows @ centers.T).argmax(axis=1)
-        sums = np.zeros(centers.shape, dtype=np.float64)
-        np.add.at(sums, labels, rows)
-        sums += noise_multiplier * generator.standard_normal(sums.shape)
-        # Pure noise has a norm of about sigma sqrt(D); what is not clearly above it says nothing.
-        expected = noise_multiplier * math.sqrt(rows.shape[1])
-        standing = np.linalg.norm(sums, axis=1) > 1.25 * expected
+        sums, counts = _clipped_sums(rows, centers, clip)
+        sums += noise * clip * generator.standard_normal(sums.shape)
+        counts += noise / COUNT_WEIGHT * generator.standard_normal(counts.shape)
+        standing = counts >= least
         if not standing.any():
             raise RetrievalError(
-                f"noise_multiplier={noise_multiplier} drowns every centroid of a shard of "
-                f"{len(rows)} texts; use fewer anchors, more data or less noise"
+                f"noise multiplier {noise_multiplier:g} drowns every centroid of a shard of "
+                f"{len(rows)} texts (no noisy count reaches {least:.0f}); use fewer clusters, more "
+                "data or less noise"
             )
-        centers = unit_rows(sums[standing], "noisy centroids")
+        centers, sums, counts = centers[standing], sums[standing], counts[standing]
+        energy = np.maximum(np.einsum("kd,kd->k", sums, sums), 1e-12)
+        kept = np.maximum(0.0, 1 - rows.shape[1] * (noise * clip) ** 2 / energy)
+        centers = unit_rows(centers + (kept / counts)[:, None] * sums, "noisy centroids")
     return Centers(centers, encoder, fingerprint)
+
+
+def _clipped_sums(
+    rows: Array, centers: Array, clip: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Sums ``(k, D)`` of clipped differences from the nearest centre, and counts ``(k,)``."""
+    labels = (rows @ centers.T).argmax(axis=1)
+    pulls = rows.astype(np.float64) - centers[labels]
+    lengths = np.linalg.norm(pulls, axis=1, keepdims=True)
+    pulls *= np.minimum(1.0, clip / np.maximum(lengths, 1e-12))
+    sums = np.zeros(centers.shape, dtype=np.float64)
+    np.add.at(sums, labels, pulls)
+    return sums, np.bincount(labels, minlength=len(centers)).astype(np.float64)
 
 
 def epsilon_of(noise_multiplier: float, delta: float, *, rounds: int = 1) -> float:

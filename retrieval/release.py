@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.centers import Centers, SmallClusters, client_centers, kmeans_means
 from fedllm.retrieval.encoders import Encoder
-from fedllm.retrieval.index import open_index
 from fedllm.retrieval.private_centers import Exposure, epsilon_of, exposure, private_centers
-from fedllm.retrieval.vectors import Array
+from fedllm.retrieval.vectors import Array, check_rows
 from fedllm.seeds import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Centroids with what is known about them; only the centroids are sent."""
+    """Centroids with what is known about them; they are sent, and the :meth:`notice`."""
 
     centers: Centers
     nearest_text: float
@@ -25,7 +24,25 @@ class Release:
     exposure: Exposure | None
     """Where a public corpus was given."""
     epsilon: float | None
+    """Of the guarantee; ``None`` without noise."""
     delta: float
+
+    def notice(self) -> dict[str, Any]:
+        """What the server is told beside the centroids, as JSON.
+
+        How close they come to private text is told only where nothing is promised: an exact number
+        computed from the shard would break the guarantee that noise buys.
+        """
+        promised = self.epsilon is not None
+        told = None if promised or self.exposure is None else asdict(self.exposure)
+        return {
+            "encoder": self.centers.encoder,
+            "centroids": len(self.centers.vectors),
+            "bytes": self.centers.document_bytes,
+            "epsilon": self.epsilon,
+            "delta": self.delta if promised else None,
+            "exposure": told,
+        }
 
     def statement(self, texts: int) -> list[str]:
         """Lines for the client's operator; no text in them."""
@@ -49,6 +66,18 @@ class Release:
         return lines
 
 
+def public_anchors(public: Array, clusters: int, *, seed: int) -> Array:
+    """Where noisy clusters start: ``(<= clusters, D)`` unit means of clusters of public text.
+
+    Args:
+        public: ``(M, D)`` embeddings of the public pool by the client's encoder.
+        clusters: Anchors asked for.
+        seed: The run's seed; every client gets the same anchors.
+    """
+    rows = check_rows(public, "public pool")
+    return kmeans_means(rows, min(clusters, len(rows)), seed=derive_seed(seed, "anchors"))
+
+
 def release_centers(
     rows: Array,
     encoder: Encoder,
@@ -57,8 +86,10 @@ def release_centers(
     min_cluster_size: int,
     seed: int,
     small: SmallClusters = "merge",
-    public: Path | None = None,
-    noise_multiplier: float | None = None,
+    public: Array | None = None,
+    anchors: Array | None = None,
+    noise_multiplier: float = 0.0,
+    clip: float = 1.0,
     delta: float = 1e-5,
 ) -> Release:
     """Centroids of a shard, with noise if asked for.
@@ -67,18 +98,21 @@ def release_centers(
         rows: ``(N, D)`` embeddings of the shard.
         encoder: That made them.
         clusters: Centroids asked for.
-        min_cluster_size: Distinct texts behind each; noise needs no minimum.
+        min_cluster_size: Distinct texts behind each; with noise, its smallest noisy count.
         seed: The run's seed; noise never depends on it.
-        small: What happens to smaller clusters.
-        public: Directory of an index; its centroids are the anchors of noisy ones.
-        noise_multiplier: Noise on sums of unit vectors, or ``None``.
+        small: What happens to smaller clusters; noisy ones are dropped.
+        public: ``(M, D)`` embeddings of public text, to tell what an attacker could guess with it.
+        anchors: Of :func:`public_anchors`; noise needs them.
+        noise_multiplier: Noise relative to what one text can change; 0 adds none.
+        clip: With noise, largest distance of a text from its anchor that counts.
         delta: Of the guarantee.
+
+    Raises:
+        RetrievalError: A shard too small for ``min_cluster_size`` or for the noise, or noise
+            without anchors.
     """
-    index = None if public is None else open_index(public)
-    if index is not None:
-        index.check_space(rows[:1], "embeddings of the shard", encoder.fingerprint)
-    epsilon = None
-    if noise_multiplier is None:
+    if not noise_multiplier:
+        epsilon = None
         centers = client_centers(
             rows,
             clusters=clusters,
@@ -88,23 +122,22 @@ def release_centers(
             encoder=encoder.name,
             fingerprint=encoder.fingerprint,
         )
-    elif index is None:
+    elif anchors is None:
         raise RetrievalError(
-            f"noise_multiplier={noise_multiplier} needs clusters that start from public text; "
-            "give an index with --public"
+            f"noise multiplier {noise_multiplier:g} needs clusters that start from public text; "
+            "give an index of public text with --public"
         )
     else:
-        anchors = kmeans_means(
-            index.vectors, min(clusters, len(index)), seed=derive_seed(seed, "anchors")
-        )
+        epsilon = epsilon_of(noise_multiplier, delta)
         centers = private_centers(
             rows,
             anchors,
             noise_multiplier=noise_multiplier,
+            clip=clip,
+            min_cluster_size=min_cluster_size,
             encoder=encoder.name,
             fingerprint=encoder.fingerprint,
         )
-        epsilon = epsilon_of(noise_multiplier, delta)
-    told = None if index is None else exposure(centers, rows, index.vectors)
+    told = None if public is None else exposure(centers, rows, public)
     nearest = float((centers.vectors @ rows.T).max())
     return Release(centers, nearest, told, epsilon, delta)

@@ -102,20 +102,36 @@ def centers(
         Path | None,
         typer.Option(help="An index of public text: reports what centroids would give away."),
     ] = None,
-    noise_multiplier: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Gaussian noise with a DP guarantee; needs --public."),
-    ] = None,
+    noise: Annotated[
+        float,
+        typer.Option(
+            "--noise",
+            "--noise-multiplier",
+            min=0,
+            help="Gaussian noise with a DP guarantee, relative to what one text can change; needs "
+            "--public.",
+        ),
+    ] = 0.0,
+    clip: Annotated[
+        float,
+        typer.Option(min=0.01, max=2, help="With noise: how far a text pulls from its anchor."),
+    ] = 1.0,
     delta: Annotated[float, typer.Option(help="Of the guarantee.")] = 1e-5,
     seed: Seed = 0,
 ) -> None:
     """Run at the client: k-means over its instructions."""
     from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
+    from fedllm.retrieval.index import open_index
     from fedllm.retrieval.pool import read_shard
-    from fedllm.retrieval.release import release_centers
+    from fedllm.retrieval.release import public_anchors, release_centers
 
     examples = read_shard(shard)
     model = load_encoder(encoder)
+    corpus = anchors = None
+    if public is not None:
+        index = open_index(public)
+        corpus = index.check_space(index.vectors, f"{public}: public text", model.fingerprint)
+        anchors = public_anchors(corpus, clusters, seed=seed) if noise else None
     own = None if cache is None else EmbeddingCache(cache)
     rows = embed([example.query for example in examples], model, own)
     released = release_centers(
@@ -124,8 +140,10 @@ def centers(
         clusters=clusters,
         min_cluster_size=min_cluster_size,
         small=small,
-        public=public,
-        noise_multiplier=noise_multiplier,
+        public=corpus,
+        anchors=anchors,
+        noise_multiplier=noise,
+        clip=clip,
         delta=delta,
         seed=seed,
     )

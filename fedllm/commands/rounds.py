@@ -40,11 +40,15 @@ def status(run: Run) -> None:
 def close(run: Run) -> None:
     """Combine the updates that arrived into the next global adapter and open the next round."""
     from fedllm.engines.files import close_and_advance
+    from fedllm.experiment import hand_out
+    from fedllm.progress import Watcher
     from fedllm.runs import open_run
 
-    directory = open_run(run)
+    directory, watcher = open_run(run), Watcher()
     with directory.locked():
+        hand_out(directory, watcher)  # a close that was killed may have left that out
         metrics, cohort = close_and_advance(directory)
+        hand_out(directory, watcher)
     for client, reason in metrics["failed"].items():
         typer.echo(f"left out: {client}: {reason}", err=True)
     typer.echo(f"round {metrics['round']} closed with {len(metrics['weights'])} updates")

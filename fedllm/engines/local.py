@@ -7,7 +7,8 @@ resumed, and an engineer who drives the rounds by hand gets the same bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedllm.atomic import atomic_text
@@ -18,7 +19,10 @@ from fedllm.errors import FedLLMError
 from fedllm.progress import Watcher
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.training.schedule import round_lr
+from fedllm.types import Example
 
+Widen = Callable[[RoundDirectory], Mapping[str, Sequence[Example]]]
+"""Hands public examples to the cohort of an open round, by client."""
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +38,7 @@ def run_rounds(
     steps: int,
     watcher: Watcher,
     after_round: Callable[[RoundDirectory], str],
+    widen: Widen | None = None,
 ) -> None:
     """Runs every round that is not done yet.
 
@@ -48,6 +53,7 @@ def run_rounds(
         steps: Optimiser steps per client and round.
         watcher: Shows progress.
         after_round: Called with every closed round, also on resume; returns a note to show.
+        widen: Where clients are given other public examples in every round.
 
     Raises:
         EngineError: A round has too few usable updates.
@@ -59,7 +65,11 @@ def run_rounds(
             if not directory.done:
                 lr = round_lr(runtime.config.training, number, settings.rounds)
                 open_round(federation, number, list(members), settings, lr=lr)
-                failed = _train_cohort(run, directory, members, runtime, steps=steps)
+                cohort = {client: members[client] for client in cohort_of(directory)}
+                if widen is not None:
+                    given = widen(directory)
+                    cohort = {c: replace(m, public=given[c]) for c, m in cohort.items()}
+                failed = _train_cohort(run, directory, cohort, runtime, steps=steps)
                 with run.timed("aggregation"):
                     finish_round(
                         directory,
@@ -76,18 +86,18 @@ def run_rounds(
 def _train_cohort(
     run: RunDirectory,
     directory: RoundDirectory,
-    members: Mapping[str, Member],
+    cohort: Mapping[str, Member],
     runtime: Runtime,
     *,
     steps: int,
 ) -> dict[str, str]:
     """Trains who has not sent an update yet; returns the reasons of those that failed."""
     failed: dict[str, str] = {}
-    for client in cohort_of(directory):
+    for client, member in cohort.items():
         if directory.update(client).exists():
             continue
         try:
-            result = runtime.train(directory, members[client], steps=steps)
+            result = runtime.train(directory, member, steps=steps)
         except OSError:  # the disk is full or gone: nobody's fault, and nothing else will work
             raise
         except Exception as error:  # one client must not take the federation down

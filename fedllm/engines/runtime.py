@@ -16,7 +16,7 @@ from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
 from fedllm.engines.files import send_update
-from fedllm.errors import ConfigError
+from fedllm.errors import ConfigError, EngineError
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
 from fedllm.server.rounds import UpdateCard
@@ -42,15 +42,24 @@ class Member:
     public: Sequence[Example] = ()
 
 
-def member_of(run: RunDirectory, client: str) -> Member:
-    """A client of the run's own federation: its private shard and the public items it was given.
+def member_of(run: RunDirectory, client: str, number: int) -> Member:
+    """A client of the run's own federation in a round: its shard and the public items it was given.
 
     Raises:
-        DataError: The shard is missing or damaged.
+        DataError: The shard is missing, or a file is damaged.
+        EngineError: The items are missing.
     """
-    handed_out = run.federation.augmentation / f"{client}.jsonl"
-    public = read_pool(handed_out) if handed_out.exists() else []
-    return Member(client, read_shard(run.shard_file(client)).train, public)
+    private, retrieval = read_shard(run.shard_file(client)).train, run.config.retrieval
+    if retrieval.method == "none":
+        return Member(client, private)
+    once, this = run.federation.augmentation, run.federation.round(number).public
+    path = (once if retrieval.when == "once" else this) / f"{client}.jsonl"
+    if not path.exists():
+        raise EngineError(
+            f"{path} is missing: the public examples of {client}; copy it from the server, where "
+            "'fedllm prepare' and 'fedllm round close' make it"
+        )
+    return Member(client, private, read_pool(path))
 
 
 @dataclass
@@ -88,24 +97,29 @@ class Runtime:
         if not first.exists():
             save_adapter(self.initial, first)
 
-    def tokenised(self, name: str, examples: Sequence[Example]) -> TokenizedShard:
-        """Token ids of a shard, computed once per process.
+    def tokenised(
+        self, name: str, examples: Sequence[Example], *, keep: bool = True
+    ) -> TokenizedShard:
+        """Token ids of a shard, computed once per process unless told not to ``keep`` them.
 
         Raises:
             DataError: A sample does not fit the context, or nothing is left.
         """
         key = (name, hash(tuple(example.id for example in examples)))
-        if key not in self._shards:
-            training = self.config.training
-            self._shards[key] = tokenize_shard(
-                examples,
-                template=self.config.data.template,
-                tokenizer=self.base.tokenizer,
-                max_length=min(training.max_length, self.base.context),
-                overlong=training.overlong,
-                name=name,
-            )
-        return self._shards[key]
+        if key in self._shards:
+            return self._shards[key]
+        training = self.config.training
+        shard = tokenize_shard(
+            examples,
+            template=self.config.data.template,
+            tokenizer=self.base.tokenizer,
+            max_length=min(training.max_length, self.base.context),
+            overlong=training.overlong,
+            name=name,
+        )
+        if keep:
+            self._shards[key] = shard
+        return shard
 
     def train(
         self,
@@ -125,7 +139,8 @@ class Runtime:
         if steps is not None:
             training = training.model_copy(update={"steps": steps})
         install(self.model, load_adapter(directory.sent))
-        shard = self.tokenised(member.name, [*member.private, *member.public])
+        keep = self.config.retrieval.when == "once"  # else the next round brings other items
+        shard = self.tokenised(member.name, [*member.private, *member.public], keep=keep)
         result = train_client(
             self.model,
             shard.examples,

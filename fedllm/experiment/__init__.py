@@ -5,6 +5,6 @@ scores, ``summary`` collects the numbers. Every stage leaves its result in the r
 skipped when the result is there, so a run that was killed anywhere goes on with the same command.
 """
 
-from fedllm.experiment.run import prepare_run, run_experiment
+from fedllm.experiment.run import hand_out, prepare_run, run_experiment
 
-__all__ = ["prepare_run", "run_experiment"]
+__all__ = ["hand_out", "prepare_run", "run_experiment"]

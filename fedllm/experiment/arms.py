@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm.config import Algorithm, FedIT, RunConfig
+from fedllm.config import Algorithm, FedIT, RetrievalMethod, RunConfig
+from fedllm.retrieval.methods import METHODS
+from fedllm.runs import FederationDirectory, RunDirectory
 
-Widening = Literal["none", "random", "direct", "feddca"]
 Kind = Literal["base", "federated", "local", "centralised"]
 
 FULL = "full"
@@ -40,7 +41,7 @@ class Arm:
     title: str
     description: str
     algorithm: Algorithm
-    widening: Widening = "none"
+    widening: RetrievalMethod = "none"
 
 
 def plan_arms(config: RunConfig) -> list[Arm]:
@@ -55,10 +56,9 @@ def plan_arms(config: RunConfig) -> list[Arm]:
 def full_arm(config: RunConfig) -> Arm:
     """The recipe's own system."""
     rule, widening = config.algorithm.name, config.retrieval.method
-    titles = {"feddca": "FedDCA", "direct": "direct retrieval", "random": "random public data"}
     title = {"fedit": "FedIT", "lora-fair": "LoRA-FAIR"}[rule]
     if widening != "none":
-        title += f" + {titles[widening]}"
+        title += f" + {METHODS[widening].title}"
     return Arm(FULL, "federated", title, "the recipe's own system", config.algorithm, widening)
 
 
@@ -92,3 +92,8 @@ def _comparisons(config: RunConfig) -> list[Arm]:
             fedit,
         ),
     ]
+
+
+def arm_directory(run: RunDirectory, arm: Arm) -> FederationDirectory:
+    """Where an arm's rounds and public items lie; the full system's are the run's own."""
+    return run.federation if arm.name == FULL else run.arm(arm.name)

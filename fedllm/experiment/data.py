@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fedllm.atomic import atomic_json
@@ -18,13 +19,19 @@ from fedllm.progress import Watcher
 from fedllm.runs import RunDirectory, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 
+Screen = Callable[[Mapping[str, Shard]], dict[str, Shard]]
+"""Leaves out what may not be trained on."""
 
-def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str, Shard]:
+
+def make_shards(
+    run: RunDirectory, labels: Labels, screen: Screen, watcher: Watcher
+) -> dict[str, Shard]:
     """The shards of ``run`` by client name; built and written once.
 
     Args:
         run: The run.
         labels: Gives private examples a cluster number each, for ``partition: dirichlet``.
+        screen: The contamination gate.
         watcher: Told what was read.
 
     Raises:
@@ -36,7 +43,7 @@ def make_shards(run: RunDirectory, labels: Labels, watcher: Watcher) -> dict[str
         }
     config = run.config
     built = build_shards(config.data, seed=config.federation.seed, labels=labels)
-    shards = built.shards
+    shards = screen(built.shards)
     if config.eval.probe_samples:
         shards = {
             client: _set_aside(run, shard, config.eval.probe_samples, config.federation.seed)

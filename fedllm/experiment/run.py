@@ -15,8 +15,15 @@ from fedllm.engines.local import run_rounds
 from fedllm.engines.runtime import Member, Runtime
 from fedllm.errors import EngineError
 from fedllm.eval.report import write_report
-from fedllm.experiment.arms import POOLED, Arm, full_arm, plan_arms, steps_per_round
-from fedllm.experiment.augmentation import Augmenter, arm_directory
+from fedllm.experiment.arms import (
+    POOLED,
+    Arm,
+    arm_directory,
+    full_arm,
+    plan_arms,
+    steps_per_round,
+)
+from fedllm.experiment.augmentation import Augmenter
 from fedllm.experiment.data import make_shards
 from fedllm.experiment.environment import describe_environment
 from fedllm.experiment.evaluation import Evaluator
@@ -24,7 +31,9 @@ from fedllm.experiment.parallel import Work, run_side_by_side
 from fedllm.experiment.probe import run_probe
 from fedllm.experiment.summary import summarise
 from fedllm.progress import Watcher
+from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, create_run
+from fedllm.types import Example
 
 
 def run_experiment(
@@ -74,7 +83,20 @@ def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
         experiment = _Experiment(run, watcher)
         experiment.augmenter.widen(run.federation, full_arm(config).widening, experiment.shards)
         experiment.runtime.write_initial(run.federation)
-        return open_next(run, run.federation.completed + 1)
+        cohort = open_next(run, run.federation.completed + 1)
+        hand_out(run, watcher)
+        return cohort
+
+
+def hand_out(run: RunDirectory, watcher: Watcher) -> None:
+    """Gives the cohort of the open round its public items, where the recipe retrieves each round.
+
+    Nothing private is read: the centroids arrived when the run was prepared.
+    """
+    directory = run.federation.round(run.federation.completed + 1)
+    retrieval = run.config.retrieval
+    if retrieval.when == "each-round" and retrieval.method != "none" and directory.plan.exists():
+        Augmenter(run, watcher).widen_round(directory, retrieval.method)
 
 
 class _Experiment:
@@ -86,7 +108,7 @@ class _Experiment:
         self.arms = plan_arms(self.config)
         self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
-            self.shards = make_shards(run, self.augmenter.labels, watcher)
+            self.shards = make_shards(run, self.augmenter.labels, self.augmenter.screened, watcher)
         with run.timed("loading"):
             self.runtime = Runtime.load(run)
         with run.timed("data"):
@@ -116,8 +138,8 @@ class _Experiment:
         self.run = self.evaluator.run = replace(self.run, processes=1)
 
     def coverage(self) -> dict[str, Any] | None:
-        """Domain coverage, where retrieval by embeddings was asked for."""
-        if self.config.retrieval.method not in ("direct", "feddca"):
+        """Domain coverage, where retrieval looks at embeddings."""
+        if METHODS[self.config.retrieval.method].needs not in ("pool", "centroids"):
             return None
         with self.run.timed("retrieval"):
             return self.augmenter.measure(self.arms, self.shards)
@@ -177,6 +199,12 @@ class _Experiment:
             settings = settings.model_copy(update={"min_clients": len(members)})
         last, every = settings.rounds, self.config.eval.every
 
+        def widen(directory: RoundDirectory) -> dict[str, list[Example]]:
+            with self.run.timed("retrieval"):
+                return self.augmenter.widen_round(directory, arm.widening)
+
+        each_round = arm.widening != "none" and self.config.retrieval.when == "each-round"
+
         def after_round(directory: RoundDirectory) -> str:
             number = directory.number
             if number != last and (not every_round or number % every):
@@ -195,6 +223,7 @@ class _Experiment:
                 steps=steps_per_round(arm, self.config, list(self.shards)),
                 watcher=watcher,
                 after_round=after_round,
+                widen=widen if each_round else None,
             )
         except EngineError as error:
             raise EngineError(f"{arm.title}: {error}") from None

@@ -14,8 +14,7 @@ from fedllm.atomic import atomic_json
 from fedllm.data.shards import Shard
 from fedllm.engines.files import directory_bytes
 from fedllm.eval.stats import Interval
-from fedllm.experiment.arms import Arm
-from fedllm.experiment.augmentation import arm_directory
+from fedllm.experiment.arms import Arm, arm_directory
 from fedllm.experiment.evaluation import Scores, average, by_domain, read_reports
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.centers import Centers
-from fedllm.retrieval.private_centers import epsilon_of, exposure, private_centers
+from fedllm.retrieval.private_centers import (
+    COUNT_WEIGHT,
+    _clipped_sums,
+    epsilon_of,
+    exposure,
+    private_centers,
+)
 
 
 def unit(values):
@@ -38,23 +44,60 @@ def test_noise_is_fresh_unless_a_seed_is_given():
     assert not np.array_equal(one.vectors, two.vectors)
 
 
-def test_noise_has_the_stated_scale_and_one_text_moves_sums_by_at_most_one():
-    # One anchor and copies of one vector: the sum is known, so the direction reveals the noise.
-    width, count, sigma = 64, 500, 3.0
-    row = np.eye(width, dtype=np.float32)[:1]
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.05, 2), st.integers(1, 5))
+def test_one_text_moves_what_noise_hides_by_at_most_the_stated_sensitivity(seed, clip, clusters):
+    rng = np.random.default_rng(seed)
+    rows, anchors = unit(rng.normal(size=(20, 8))), unit(rng.normal(size=(clusters, 8)))
+    (sums, counts), (fewer, less) = (
+        _clipped_sums(some, anchors, clip) for some in (rows, rows[1:])
+    )
+    moved = np.concatenate([((sums - fewer) / clip).ravel(), COUNT_WEIGHT * (counts - less)])
+    assert np.linalg.norm(moved) <= math.hypot(1, COUNT_WEIGHT) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.5])
+def test_noise_has_the_stated_scale(clip):
+    # One anchor and copies of one vector in the plane of the first two axes: the other coordinates
+    # of the centroid are noise.
+    width, count, sigma = 64, 2000, 3.0
+    anchor, row = np.eye(width, dtype=np.float32)[:1], np.zeros((1, width), np.float32)
+    row[0, :2] = 0.9, math.sqrt(1 - 0.81)
     rows = np.repeat(row, count, 0)
     across = [
-        count * centers.vectors[0, 1:] / centers.vectors[0, 0]
-        for centers in (
-            private_centers(rows, row, noise_multiplier=sigma, seed=seed) for seed in range(100)
-        )
+        count * private_centers(rows, anchor, noise_multiplier=sigma, clip=clip, seed=seed).vectors
+        for seed in range(60)
     ]
-    assert np.std(across) == pytest.approx(sigma, rel=0.05)
+    expected = sigma * clip * math.hypot(1, COUNT_WEIGHT)
+    assert np.std(np.stack(across)[..., 2:]) == pytest.approx(expected, rel=0.06)
+
+
+def test_a_shard_that_says_less_than_the_noise_gives_its_public_anchors():
+    rows, middles = shard(each=40)
+    anchors = unit(middles + 0.15 * np.random.default_rng(1).normal(size=middles.shape))
+    loud, narrow = (
+        private_centers(rows, anchors, noise_multiplier=4.0, clip=clip, seed=1)
+        for clip in (2.0, 0.05)
+    )
+    assert (loud.vectors @ anchors.T).max(axis=1).min() > 0.8
+    assert (narrow.vectors @ anchors.T).max(axis=1).min() > 0.98
+
+
+def test_clusters_with_a_small_noisy_count_stay_at_home():
+    rows, middles = shard(each=200)
+    rows = np.concatenate([rows[:205], rows[400:]])  # five texts of the second topic
+    sizes = [
+        len(
+            private_centers(rows, middles, noise_multiplier=0.5, min_cluster_size=n, seed=3).vectors
+        )
+        for n in (1, 50, 150)
+    ]
+    assert sizes == [3, 2, 2]
 
 
 def test_a_shard_that_drowns_in_noise_sends_nothing():
     rows, middles = shard(each=5)
-    with pytest.raises(RetrievalError, match="noise_multiplier=50.* shard of 15 texts"):
+    with pytest.raises(RetrievalError, match="noise multiplier 50.* shard of 15 texts"):
         private_centers(rows, middles, noise_multiplier=50.0, seed=0)
 
 
