@@ -105,7 +105,7 @@ def prompt_and_response(example: Example, template: Template, tokenizer: Any) ->
 def prompt_ids(examples: Sequence[Example], template: Template, tokenizer: Any) -> list[list[int]]:
     """The ids generation starts from; equal to the prompt parts of ``tokenize``."""
     prompts = [prompt_and_response(example, template, tokenizer)[0] for example in examples]
-    return _encode(prompts, tokenizer, special=template != "tokenizer")
+    return encode(prompts, tokenizer, special=template != "tokenizer")
 
 
 def tokenize(
@@ -119,14 +119,14 @@ def tokenize(
     """
     pairs = [prompt_and_response(example, template, tokenizer) for example in examples]
     special = template != "tokenizer"  # a chat template writes BOS itself
-    heads = _encode([prompt for prompt, _ in pairs], tokenizer, special=special)
-    wholes = _encode([prompt + response for prompt, response in pairs], tokenizer, special=special)
+    heads = encode([prompt for prompt, _ in pairs], tokenizer, special=special)
+    wholes = encode([prompt + response for prompt, response in pairs], tokenizer, special=special)
     tokenized = []
     for example, (_, response), head, whole in zip(examples, pairs, heads, wholes, strict=True):
         if whole[: len(head)] == head:
             tail = whole[len(head) :]
         else:
-            tail = _encode([response], tokenizer, special=False)[0]
+            tail = encode([response], tokenizer, special=False)[0]
         ids = (*head, *tail, tokenizer.eos_token_id)
         tokenized.append(TokenizedExample(ids, len(head), example.id, example.source))
     return tokenized
@@ -268,7 +268,7 @@ def _message(turn: Turn) -> dict[str, str]:
     return {"role": turn.role, "content": turn.content}
 
 
-def _encode(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
+def encode(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:
     """Ids of each text, without the EOS some tokenizers append."""
     if not texts:
         return []
