@@ -1,0 +1,165 @@
+"""Taking a process out of its surroundings with what Linux offers, through libc alone.
+
+Strong: own user, mount, process, network, IPC and host-name namespaces; a file system of the
+interpreter and the system's libraries, read-only, and an empty folder in memory; no capabilities.
+Weak: where the kernel refuses namespaces, the process only gives up root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+
+NOBODY = 65534
+SCRATCH = Path("/tmp")
+SCRATCH_BYTES = 64 << 20
+SCRATCH_FILES = 4096
+
+_NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+_NEW_OTHERS = 0x20000000 | 0x40000000 | 0x08000000 | 0x04000000  # pid, net, ipc, uts
+_READ_ONLY, _NO_SUID, _NO_DEV, _NO_EXEC = 1, 2, 4, 8
+_REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 32, 4096, 16384, 1 << 18
+_DETACH = 2
+_DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES = 1, 4, 38
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_CAPABILITIES_V3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process once its parent is gone."""
+    _call("prctl", _DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def hide() -> None:
+    """No other process of this user may look into or change this one; no way back to privileges."""
+    _call("prctl", _DUMPABLE, 0, 0, 0, 0)
+    _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def give_up_root() -> None:
+    """Becomes nobody, for good, where it is root."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def leave(folder: Path) -> None:
+    """Strong confinement of this process and, for process numbers, of its next children.
+
+    Args:
+        folder: An empty one, where the new file system is put together.
+
+    Raises:
+        OSError: The kernel refuses a part of it; the process is then good for nothing else.
+    """
+    if os.geteuid() == 0:
+        _call("unshare", _NEW_MOUNTS | _NEW_OTHERS)
+    else:
+        user, group = os.geteuid(), os.getegid()
+        _call("unshare", _NEW_USER | _NEW_MOUNTS | _NEW_OTHERS)
+        Path("/proc/self/setgroups").write_text("deny", "ascii")
+        Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1", "ascii")
+        Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1", "ascii")
+    _change_root(folder)
+    if os.geteuid() == 0:
+        give_up_root()
+        _call("unshare", _NEW_USER)  # limits on processes then count this program's alone
+    _drop_capabilities()
+
+
+def limit(*, memory: int, seconds: int, processes: int, file_bytes: int, files: int) -> None:
+    """Hard limits of this process; ``memory`` and ``file_bytes`` in bytes, ``seconds`` of CPU."""
+    for name, value in [
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, files),
+        (resource.RLIMIT_CORE, 0),
+    ]:
+        _, hard = resource.getrlimit(name)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (value, value))
+
+
+def _change_root(folder: Path) -> None:
+    _mount("none", "/", None, _RECURSIVE | _PRIVATE)
+    _mount("none", folder, "tmpfs", _NO_SUID | _NO_DEV, "mode=755,size=1m")
+    _furnish(folder)
+    os.chdir(folder)
+    _call("syscall", _PIVOT_ROOT[os.uname().machine], b".", b".")
+    _call("umount2", b".", _DETACH)
+    os.chdir("/")
+    _mount("none", "/", None, _REMOUNT | _BIND | _READ_ONLY | _NO_SUID | _NO_DEV)
+    os.chdir(SCRATCH)
+
+
+def _furnish(folder: Path) -> None:
+    """Interpreter and libraries, three devices, an empty scratch folder; nothing else exists."""
+    for source in _libraries():
+        target = folder / source.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
+        elif source.is_dir():
+            target.mkdir(exist_ok=True)
+            _show(source, target)
+        else:
+            target.touch()
+            _show(source, target)
+    for name in ("null", "zero", "urandom"):
+        target = folder / "dev" / name
+        target.parent.mkdir(exist_ok=True)
+        target.touch()
+        _mount(f"/dev/{name}", target, None, _BIND)
+    scratch = folder / SCRATCH.relative_to("/")
+    scratch.mkdir(parents=True, exist_ok=True)
+    sizes = f"mode=777,size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES}"
+    _mount("none", scratch, "tmpfs", _NO_SUID | _NO_DEV | _NO_EXEC, sizes)
+
+
+def _libraries() -> list[Path]:
+    """What Python needs to run and import, outermost first, nothing twice."""
+    wanted = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", sys.base_prefix, sys.prefix]
+    found: list[Path] = []
+    for path in sorted({Path(name) for name in wanted}, key=lambda path: len(path.parts)):
+        if path.exists() and not any(path.is_relative_to(other) for other in found):
+            found.append(path)
+    return found
+
+
+def _show(source: Path, target: Path) -> None:
+    """Makes ``source`` visible at ``target``, read-only; flags the kernel has locked are kept."""
+    _mount(source, target, None, _BIND | _RECURSIVE)
+    locked = os.statvfs(target).f_flag
+    times = {os.ST_NOATIME: 1 << 10, os.ST_NODIRATIME: 1 << 11, os.ST_RELATIME: 1 << 21}
+    flags = locked & _NO_EXEC | sum(flag for stat, flag in times.items() if locked & stat)
+    _mount("none", target, None, _REMOUNT | _BIND | _READ_ONLY | _NO_SUID | _NO_DEV | flags)
+
+
+def _drop_capabilities() -> None:
+    header = struct.pack("Ii", _CAPABILITIES_V3, 0)
+    _call("capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(24))
+
+
+def _mount(
+    source: str | Path, target: str | Path, kind: str | None, flags: int, data: str = ""
+) -> None:
+    encoded = [None if text is None else str(text).encode() for text in (source, target, kind)]
+    _call("mount", *encoded, ctypes.c_ulong(flags), data.encode() or None)
+
+
+def _call(name: str, *arguments: object) -> None:
+    if getattr(_libc, name)(*arguments) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
