@@ -9,27 +9,33 @@ allows it, in ``fedllm.eval.sandbox``.
 from __future__ import annotations
 
 import ast
+import re
 
 from fedllm.data.columns import Row
 from fedllm.errors import DataError
+from fedllm.eval.programs import STOPS, humaneval, mbpp
 from fedllm.eval.tasks.fields import identity, text, value
 from fedllm.eval.tasks.spec import Hub, Question, Task, single
 
 
 def read_humaneval(row: Row, _: str) -> Question:
     """``{task_id, prompt, entry_point, canonical_solution, test}``; ``test`` defines ``check``."""
-    prompt, entry = str(value(row, "prompt")), text(row, "entry_point")
-    test = text(row, "test")
-    if "check" not in _defined(row, "test", test):
+    problem = {name: text(row, name, trim=False) for name in ("prompt", "entry_point", "test")}
+    if "check" not in _defined(row, "test", problem["test"]):
         raise DataError(f"{row.place}: test defines no function check; mend the row")
+    if not re.search(
+        rf"^(async )?def {re.escape(problem['entry_point'])}\b", problem["prompt"], re.M
+    ):
+        raise DataError(
+            f"{row.place}: prompt does not define {problem['entry_point']!r}; mend the row"
+        )
     return Question(
         id=identity(row, "task_id"),
         gold=str(row.fields.get("canonical_solution") or ""),
-        plain=prompt,
+        plain=problem["prompt"],
         instruction="Write a solution to the following problem and make sure that it passes the "
-        f"tests:\n```python\n{prompt.strip()}\n```",
-        tests=f"{test}\n\ncheck({entry})\n",
-        entry=entry,
+        f"tests:\n```python\n{problem['prompt'].strip()}\n```",
+        problem=problem,
         place=row.place,
     )
 
@@ -40,10 +46,9 @@ def read_mbpp(row: Row, _: str) -> Question:
     if not isinstance(asserts, list) or not asserts or not all(isinstance(a, str) for a in asserts):
         raise DataError(f"{row.place}: test_list is no list of assertions; mend the row")
     tests = "\n".join(asserts)
-    setup = row.fields.get("test_setup_code") or row.fields.get("test_imports") or ""
-    setup = "\n".join(setup) if isinstance(setup, list) else str(setup)
-    _defined(row, "test_list", f"{setup}\n{tests}")
+    _defined(row, "test_list", tests)
     code = str(row.fields.get("code") or "")
+    kept = ("test_list", "test_imports", "test_setup_code", "code")
     plain = (
         f"You are an expert Python programmer, and here is your task: {ask} Your code should pass "
         f"these tests:\n\n{tests}\n[BEGIN]\n"
@@ -54,8 +59,7 @@ def read_mbpp(row: Row, _: str) -> Question:
         plain=plain,
         instruction=f"{ask}\nYour code should pass these tests:\n```python\n{tests}\n```",
         shown=f"{code}\n[DONE]",
-        tests=f"{setup}\n{tests}\n".lstrip(),
-        entry=_called(asserts[0]),
+        problem={name: row.fields[name] for name in kept if row.fields.get(name)},
         place=row.place,
     )
 
@@ -66,14 +70,6 @@ def _defined(row: Row, field: str, source: str) -> set[str]:
     except (SyntaxError, ValueError) as error:
         raise DataError(f"{row.place}: {field} is not Python ({error}); mend the row") from None
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
-def _called(assertion: str) -> str:
-    """The function a test calls first, innermost left: ``set(f(1)) == …`` is ``f``."""
-    calls = [node for node in ast.walk(ast.parse(assertion)) if isinstance(node, ast.Call)]
-    names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
-    known = {"set", "sorted", "list", "tuple", "len", "round", "abs", "sum", "dict", "str", "int"}
-    return next((name for name in names if name not in known), names[0] if names else "")
 
 
 TASKS = (
@@ -88,7 +84,8 @@ TASKS = (
         ),
         read=read_humaneval,
         max_new_tokens=512,
-        stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+        stop=STOPS,
+        attempt=humaneval,
     ),
     Task(
         name="mbpp",
@@ -106,5 +103,6 @@ TASKS = (
         read=read_mbpp,
         max_new_tokens=512,
         stop=("[DONE]",),
+        attempt=mbpp,
     ),
 )

@@ -25,11 +25,11 @@ def value(row: Row, *names: str) -> Any:
     )
 
 
-def text(row: Row, *names: str) -> str:
-    """The same as text that is not blank."""
+def text(row: Row, *names: str, trim: bool = True) -> str:
+    """The same as text that is not blank, without white space around it."""
     found = value(row, *names)
     if isinstance(found, str | int | float) and str(found).strip():
-        return str(found).strip()
+        return str(found).strip() if trim else str(found)
     shown = "is empty" if found == "" or isinstance(found, str) else f"is a {type(found).__name__}"
     raise DataError(f"{row.place}: field {_present(row, names)} {shown}; expected a text")
 

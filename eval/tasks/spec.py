@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fedllm.data.columns import Row
+from fedllm.eval.programs import Attempt
 
 Kind = Literal["classify", "choose", "answer", "code"]
 """``classify``: one of a few labels, generated and parsed, its likelihood beside it; ``choose``:
@@ -41,10 +42,8 @@ class Question:
     subject: str = ""
     group: str = ""
     """Questions that share it (a passage, a sentence) are no independent samples."""
-    tests: str = ""
-    """Code that raises unless the program is right."""
-    entry: str = ""
-    """The function a program must define."""
+    problem: Mapping[str, Any] = field(default_factory=dict)
+    """For code: the fields that ``Task.attempt`` makes a program of."""
     place: str = field(default="", compare=False)
     """``file:row``"""
 
@@ -102,6 +101,8 @@ class Task:
     """Few-shot examples unless the user says otherwise."""
     pool: Mapping[str, Source] = field(default_factory=dict)
     """Where few-shot examples come from, by subject."""
+    attempt: Callable[[Mapping[str, Any], str], Attempt] | None = None
+    """For code: from the problem and an answer to a program with its tests."""
     header: Callable[[str], str] | None = None
     """What stands before everything under the template ``plain``, by subject."""
     version: int = 1
