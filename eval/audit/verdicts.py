@@ -24,6 +24,8 @@ LIMITS: dict[str, float | None] = {
     "membership.auc": 0.15,
     "membership.tpr": 0.10,
     "canary.exposure": 2.0,
+    "canary.exposure_repeated": None,
+    "epsilon.lower_bound": None,
     "epsilon.claimed": 0.0,
 }
 """Largest value a metric may have, as policy and not as science; ``None`` reports without a gate.

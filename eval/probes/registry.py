@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from fedllm.eval.audit.findings import Probe
-from fedllm.eval.probes import discoverable
+from fedllm.eval.probes import canaries, discoverable, membership
 
-PROBES: dict[str, Probe] = {probe.name: probe for probe in (discoverable.PROBE,)}
+PROBES: dict[str, Probe] = {
+    probe.name: probe for probe in (discoverable.PROBE, membership.PROBE, canaries.PROBE)
+}

@@ -1,0 +1,82 @@
+"""What must not count: duplicates between members and non-members, and text that is public.
+
+Two texts are near-duplicates when they are equal after normalisation or share ``OVERLAP`` of their
+runs of ``RUN`` words (Jaccard). A non-member that nearly equals a member was trained on all the
+same, and a member that can be read in the public pool leaks nothing when it comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from fedllm.eval.audit.population import Population
+from fedllm.retrieval.contamination import words
+from fedllm.types import Example
+
+RUN = 3
+OVERLAP = 0.7
+Shingles = frozenset[tuple[str, ...]]
+
+
+def whole_text(example: Example) -> str:
+    """All that is written in an example."""
+    turns = [turn.content for turn in example.history]
+    return "\n".join([*turns, example.instruction, example.input, example.output])
+
+
+def shingles(example: Example) -> Shingles:
+    """Runs of ``RUN`` normalised words; a shorter text is one run."""
+    tokens = words(whole_text(example))
+    size = min(RUN, len(tokens))
+    return frozenset(tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1))
+
+
+class Near:
+    """Looks up which of a set of texts a text nearly equals."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._sets = [shingles(example) for example in examples]
+        self._index: dict[tuple[str, ...], list[int]] = {}
+        for number, found in enumerate(self._sets):
+            for run in found:
+                self._index.setdefault(run, []).append(number)
+
+    def matches(self, example: Example) -> Iterator[int]:
+        """Positions of the texts that ``example`` nearly equals."""
+        own = shingles(example)
+        shared: dict[int, int] = {}
+        for run in own:
+            for number in self._index.get(run, ()):
+                shared[number] = shared.get(number, 0) + 1
+        for number, count in shared.items():
+            if count >= OVERLAP * (len(own) + len(self._sets[number]) - count):
+                yield number
+
+
+def distinct(examples: Sequence[Example]) -> list[Example]:
+    """Without what nearly equals an earlier one."""
+    near = Near(examples)
+    gone: set[int] = set()
+    for number, example in enumerate(examples):
+        if number not in gone:
+            gone.update(other for other in near.matches(example) if other > number)
+    return [example for number, example in enumerate(examples) if number not in gone]
+
+
+def guarded(population: Population) -> Population:
+    """Without public samples, and without pairs of near-duplicates across the two populations."""
+    public = Near(population.public)
+
+    def private(example: Example) -> bool:
+        return next(public.matches(example), None) is None
+
+    population = population.kept(
+        lambda s: s.group not in ("member", "nonmember") or private(s.example),
+        "nearly equal to a public example",
+    )
+    strangers = Near(population.examples("nonmember"))
+    twins = {
+        number for member in population.of("member") for number in strangers.matches(member.example)
+    }
+    gone = {population.of("nonmember")[number].id for number in twins}
+    return population.kept(lambda s: s.id not in gone, "non-member nearly equal to a member")

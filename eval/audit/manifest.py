@@ -1,0 +1,155 @@
+"""The audit's plan on disk: who is in, who is out, which secrets were planted; hashed.
+
+::
+
+    DIR/manifest.json            private: digests of all samples, the canaries' secrets
+    DIR/train/<client>.jsonl     private: what the client trains on, planted canaries among it
+    DIR/nonmembers/<client>.jsonl  private: what it must never train on
+
+All files have mode 0600. The manifest carries a digest of itself and of the files; whoever changes
+both can recompute it, so the digest is printed when the plan is made and can be pinned afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm.adapters.manifest import sha256
+from fedllm.atomic import atomic_json, atomic_text
+from fedllm.config import SourceConfig
+from fedllm.data.sources import read_source
+from fedllm.errors import DataError
+from fedllm.eval.audit.canaries import Canary
+from fedllm.types import Example
+
+MANIFEST = "manifest.json"
+KIND = "fedllm audit plan"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided before training."""
+
+    seed: int
+    clients: Mapping[str, Mapping[str, Any]]
+    """Client -> ``members``, ``nonmembers`` (ids in order), ``removed`` (reason -> count)."""
+    canaries: tuple[Canary, ...]
+    files: Mapping[str, str]
+    """Path below the plan's folder -> SHA-256."""
+    digest: str = ""
+
+    def content(self) -> dict[str, Any]:
+        """Everything the digest is taken over."""
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "seed": self.seed,
+            "clients": {name: dict(facts) for name, facts in self.clients.items()},
+            "canaries": [asdict(canary) for canary in self.canaries],
+            "files": dict(self.files),
+        }
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_plan(plan: Plan, directory: Path) -> str:
+    """Writes the manifest and returns its digest."""
+    content = plan.content()
+    digest = digest_of(json.loads(json.dumps(content)))
+    atomic_json(directory / MANIFEST, {**content, "sha256": digest}, mode=0o600)
+    return digest
+
+
+def read_plan(directory: Path, *, pinned: str | None = None) -> Plan:
+    """Reads a plan and makes sure that nothing changed since it was made.
+
+    Raises:
+        DataError: It is missing or damaged, or the manifest or a file was altered.
+    """
+    path = directory / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        digest = values.pop("sha256")
+        canaries = tuple(_canary(row) for row in values["canaries"])
+        plan = Plan(values["seed"], values["clients"], canaries, values["files"], digest)
+        known = values["kind"] == KIND and values["schema"] == SCHEMA
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); make a plan with 'fedllm audit plan'"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path}: is no manifest of 'fedllm audit plan'; make it anew") from None
+    if not known or digest_of(values) != digest:
+        raise DataError(
+            f"{path}: was altered after it was made (its content has another digest than "
+            f"{digest[:12]}); restore it, an audit of a changed plan proves nothing"
+        )
+    if pinned and not digest.startswith(pinned):
+        raise DataError(
+            f"{path}: has digest {digest[:12]}, not the pinned {pinned[:12]}; restore the manifest"
+        )
+    for name, expected in plan.files.items():
+        if not (directory / name).is_file() or sha256(directory / name) != expected:
+            raise DataError(
+                f"{directory / name}: is missing or was altered after the plan was made; restore it"
+            )
+    return plan
+
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Writes examples as JSON lines that every trainer reads, mode 0600."""
+    chats = any(example.history for example in examples)
+    lines = [json.dumps(_row(example, chats), ensure_ascii=False) for example in examples]
+    atomic_text(path, "".join(line + "\n" for line in lines), mode=0o600)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Reads the examples of any file that `data.private` of a recipe takes.
+
+    Raises:
+        DataError: The file is missing, damaged, empty or cannot be understood.
+    """
+    source = SourceConfig(path=str(path.absolute()))
+    return read_source(source, path.absolute().parent, seed=0, role="private").examples
+
+
+def by_id(examples: Iterable[Example], wanted: Sequence[str], where: Path) -> list[Example]:
+    """The examples with these ids, in this order.
+
+    Raises:
+        DataError: One is not there.
+    """
+    known = {example.id: example for example in examples}
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise DataError(
+            f"{where}: lacks {len(missing)} of the {len(wanted)} samples the manifest lists; "
+            "restore the file"
+        )
+    return [known[name] for name in wanted]
+
+
+def _row(example: Example, chats: bool) -> dict[str, Any]:
+    if not chats:
+        return {
+            "instruction": example.instruction,
+            "input": example.input,
+            "output": example.output,
+        }
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
+    turns.append({"role": "user", "content": example.query})
+    return {"messages": [*turns, {"role": "assistant", "content": example.output}]}
+
+
+def _canary(row: Mapping[str, Any]) -> Canary:
+    return Canary(**{**row, "clients": tuple(row["clients"])})

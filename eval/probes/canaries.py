@@ -1,0 +1,235 @@
+"""Canary exposure and what it says about epsilon.
+
+Exposure after Carlini et al., "The Secret Sharer" (https://arxiv.org/abs/1802.08232); the bound on
+epsilon from one run after Steinke, Nasr and Jagielski (https://arxiv.org/abs/2305.08846). Planted
+canaries are compared with those the coin left out, which differ in nothing else; the difference is
+what training did. Guesses for epsilon use what the adapter adds to the base model's
+log-probability. A canary repeated ``r`` times speaks of groups of ``r`` records, so only the fewest
+repetitions bound the epsilon of one record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.epsilon import best_bound, ceiling
+from fedllm.eval.audit.estimates import auc_interval, bounds, shifted
+from fedllm.eval.audit.exposure import cap, extrapolated, ranked
+from fedllm.eval.audit.findings import (
+    LEVEL,
+    Design,
+    Figure,
+    Finding,
+    Judgement,
+    Probe,
+    Scores,
+)
+from fedllm.eval.audit.population import Group
+from fedllm.eval.stats import Interval, difference
+
+BASE = "base"
+GROUPS: tuple[Group, ...] = ("canary", "reference")
+DIGITS = 6
+NEEDS = ("positive", "negative")
+FEWEST = 4
+"""Planted and left-out canaries of one kind below which no interval is given."""
+
+
+def measure(context: Context) -> Scores | None:
+    """Log-probability of every canary and reference, and whether greedy decoding spells it."""
+    if not context.population.of("canary"):
+        return None
+    columns: Scores = {}
+    for name, target in [(BASE, None), *context.targets.items()]:
+        columns[name] = {}
+        for group in GROUPS:
+            found = [s.response for s in context.of(target, group)]
+            columns[name][group] = [
+                round(float(s.log_probs.sum(dtype=np.float64)), DIGITS) for s in found
+            ]
+            columns[name][f"{group} spelled"] = [bool(s.hits.all()) for s in found]
+    return {"scores": columns}
+
+
+def judge(scores: Scores, design: Design) -> Judgement:
+    """Exposure of planted above left-out canaries by repetitions; the bound on epsilon."""
+    columns, canaries = scores["scores"], design.samples["canary"]
+    levels = sorted({c["repetitions"] for c in canaries})
+    findings: list[Finding] = []
+    details = {}
+    for name in design.primary:
+        bits, fit = _exposures(columns[name])
+        family = len(design.primary) * len(levels)
+        for level in levels:
+            finding = _exposure(bits["ranked"], design, name, level, levels[0], family)
+            findings += [finding] if finding else []
+        findings += _epsilon(columns, design, name, levels[0])
+        details[name] = {
+            "fit_p": round(fit, DIGITS),
+            "by_repetitions": _table(bits, columns[name], design, levels),
+        }
+    shown = design.primary[-1]
+    figures = [_figure(columns, design, shown, levels)]
+    return Judgement(findings, figures, {"exposure": details, "cap": cap(_count(columns))})
+
+
+def _count(columns: Scores) -> int:
+    return len(columns[BASE]["reference"])
+
+
+def _exposures(column: Scores) -> tuple[dict[str, list[float]], float]:
+    far, fit = extrapolated(column["canary"], column["reference"])
+    return {"ranked": ranked(column["canary"], column["reference"]), "extrapolated": far}, fit
+
+
+def _rows(design: Design, level: int, included: bool) -> list[int]:
+    return [
+        i
+        for i, c in enumerate(design.samples["canary"])
+        if c["repetitions"] == level and c["included"] == included
+    ]
+
+
+def _exposure(
+    bits: Sequence[float], design: Design, name: str, level: int, lowest: int, family: int
+) -> Finding | None:
+    planted, left_out = (
+        [bits[i] for i in _rows(design, level, included)] for included in (True, False)
+    )
+    if min(len(planted), len(left_out)) < FEWEST:
+        return None
+    value = _mean_gap(planted, left_out, family)
+    times = "once" if level == 1 else f"{level} times"
+    return Finding(
+        "canary.exposure" if level == lowest else "canary.exposure_repeated",
+        f"Canary exposure, planted {times}",
+        value,
+        f"{len(planted)} secrets planted {times} have a mean exposure of "
+        f"{np.mean(planted):.1f} bits, {len(left_out)} that were left out {np.mean(left_out):.1f}.",
+        unit="bits",
+        target=name,
+        needs=NEEDS,
+    )
+
+
+def _mean_gap(first: Sequence[float], second: Sequence[float], family: int) -> Interval:
+    """Difference of means with normal bounds; exposures are bounded, so few samples suffice."""
+    return bounds(lambda level: difference(_mean(first, level), _mean(second, level)), family)
+
+
+def _mean(values: Sequence[float], level: float = LEVEL) -> Interval:
+    found = np.asarray(values, dtype=np.float64)
+    spread = max(float(found.std(ddof=1)), 1e-3)
+    half = NormalDist().inv_cdf(0.5 + level / 2) * spread / len(found) ** 0.5
+    centre = float(found.mean())
+    return Interval(centre, centre - half, centre + half, len(found))
+
+
+def _epsilon(columns: Scores, design: Design, name: str, level: int) -> list[Finding]:
+    rows = [i for i, c in enumerate(design.samples["canary"]) if c["repetitions"] == level]
+    if len(rows) < 2 * FEWEST:
+        return []
+    gains = [columns[name]["canary"][i] - columns[BASE]["canary"][i] for i in rows]
+    included = [design.samples["canary"][i]["included"] for i in rows]
+    claim = design.claim
+    delta = float(claim["delta"]) if claim else 0.0
+    bound, correct, guesses = best_bound(gains, included, delta=delta)
+    most = ceiling(len(rows), delta=delta)
+    inside = [g for g, known in zip(gains, included, strict=True) if known]
+    outside = [g for g, known in zip(gains, included, strict=True) if not known]
+    controls = {}
+    if inside and outside:
+        controls["area"] = shifted(auc_interval(inside, outside), 0.0)
+    sentence = (
+        f"{correct} of {guesses} guesses about {len(rows)} canaries are right: epsilon is at least "
+        f"{bound:.2f} with 95 % confidence (all right would have shown {most:.2f})."
+    )
+    lower = Finding(
+        "epsilon.lower_bound",
+        "Empirical lower bound on epsilon",
+        Interval(bound, bound, most, len(rows)),
+        sentence,
+        unit="epsilon",
+        target=name,
+        controls=controls,
+        needs=NEEDS,
+    )
+    if not claim:
+        return [lower]
+    excess = bound - float(claim["epsilon"])
+    return [
+        lower,
+        Finding(
+            "epsilon.claimed",
+            "Measured epsilon against the claim",
+            Interval(excess, excess, excess, len(rows)),
+            f"Training claims epsilon {claim['epsilon']:g} at delta {delta:g} per "
+            f"{claim['unit']}; the audit proves at least {bound:.2f}.",
+            unit="epsilon",
+            target=name,
+            needs=NEEDS,
+        ),
+    ]
+
+
+def _table(
+    bits: dict[str, list[float]], column: Scores, design: Design, levels: list[int]
+) -> list[dict[str, Any]]:
+    table = []
+    for level in levels:
+        for included in (True, False):
+            rows = _rows(design, level, included)
+            if rows:
+                table.append(
+                    {
+                        "repetitions": level,
+                        "planted": included,
+                        "canaries": len(rows),
+                        "mean_ranked": round(float(np.mean([bits["ranked"][i] for i in rows])), 4),
+                        "mean_extrapolated": round(
+                            float(np.mean([bits["extrapolated"][i] for i in rows])), 4
+                        ),
+                        "spelled": sum(column["canary spelled"][i] for i in rows),
+                    }
+                )
+    return table
+
+
+def _figure(columns: Scores, design: Design, name: str, levels: list[int]) -> Figure:
+    bits, _ = _exposures(columns[name])
+    base, _ = _exposures(columns[BASE])
+    rows = []
+    for level in levels:
+        for title, column, included in (
+            ("planted", bits, True),
+            ("left out", bits, False),
+            ("planted, base model", base, True),
+        ):
+            values = [column["ranked"][i] for i in _rows(design, level, included)]
+            if len(values) >= FEWEST:
+                found = _mean(values)
+                rows.append([f"{level} x, {title}", title, found.mean, found.low, found.high])
+    return Figure(
+        "canary_exposure",
+        "intervals",
+        "Exposure of canaries by repetitions",
+        f"Mean bits by rank among {_count(columns)} reference secrets, at most "
+        f"{cap(_count(columns)):.1f}; a secret that training never saw has about 1.4.",
+        {"rows": rows, "unit": "bits"},
+    )
+
+
+PROBE = Probe(
+    name="canary",
+    title="Canary exposure",
+    question="How far up the list of all possible secrets does a planted secret move?",
+    threat="outsider",
+    measure=measure,
+    judge=judge,
+    source="https://arxiv.org/abs/1802.08232, https://arxiv.org/abs/2305.08846",
+)
