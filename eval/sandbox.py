@@ -10,10 +10,11 @@ judge alone was given.
 Isolation is ``strong`` where the kernel grants namespaces: no network, no sight of other processes,
 no files but interpreter and system libraries (read-only) and a scratch folder in memory. Otherwise
 it is ``weak``: limits, nobody instead of root and the filter of system calls (no network, no
-processes) stay, but the code reads and writes what its user may. The level stands in every verdict.
+processes) stay; the same files are all it reaches where the kernel has Landlock, what its user may
+reach where not; its scratch folder lies on the disk. The level stands in every verdict.
 
 Not covered: a hole in the kernel itself; guessing expected values (benchmarks that show their tests
-in the prompt invite it); under weak isolation, files of the user who runs it and programs of other
+in the prompt invite it); under weak isolation, many files filling the disk, and programs of other
 samples that run at the same time. Two things differ from one shared interpreter: a test cannot pass
 objects of its own classes to the code, and objects of the code's classes equal nothing but other
 objects of the code.

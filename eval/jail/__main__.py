@@ -69,6 +69,7 @@ def _confine(settings: dict[str, Any]) -> None:
             os.chown(scratch, kernel.NOBODY, kernel.NOBODY)
             for name in COMMON:  # nobody may be unable to read root's interpreter
                 importlib.import_module(name)
+        kernel.keep_to_files(scratch)
         kernel.give_up_root()
         kernel.die_with_parent(settings["parent"])
     kernel.hide()

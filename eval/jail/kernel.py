@@ -2,7 +2,8 @@
 
 Strong: own user, mount, process, network, IPC and host-name namespaces; a file system of the
 interpreter and the system's libraries, read-only, and an empty folder in memory; no capabilities.
-Weak: where the kernel refuses namespaces, the process only gives up root.
+Weak: where the kernel refuses namespaces, the process gives up root, and Landlock, if the kernel
+has it, keeps it to the same files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 NOBODY = 65534
 SCRATCH = Path("/tmp")
+DEVICES = (Path("/dev/null"), Path("/dev/zero"), Path("/dev/urandom"))
 SCRATCH_BYTES = 64 << 20
 SCRATCH_FILES = 4096
 
@@ -28,6 +30,10 @@ _DETACH = 2
 _DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES = 1, 4, 38
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITIES_V3 = 0x20080522
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_ACCESS_ALL, _ACCESS_TRUNCATE = (1 << 13) - 1, 1 << 14  # linux/landlock.h, versions 1 and 3
+_ACCESS_READ_FILE, _ACCESS_READ, _ACCESS_DEVICE = 0b0101, 0b1101, 0b0110
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,6 +83,24 @@ def leave(folder: Path) -> None:
     _drop_capabilities()
 
 
+def keep_to_files(scratch: Path) -> None:
+    """Reads libraries and devices, writes in ``scratch`` alone; no effect without Landlock."""
+    version = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
+    if version < 1:
+        return
+    everything = _ACCESS_ALL | (_ACCESS_TRUNCATE if version >= 3 else 0)
+    rules = ctypes.create_string_buffer(struct.pack("Q", everything), 8)
+    ruleset = _libc.syscall(_LANDLOCK_CREATE, rules, ctypes.c_size_t(8), 0)
+    for path in _libraries():
+        _permit(ruleset, path, _ACCESS_READ if path.is_dir() else _ACCESS_READ_FILE)
+    for device in DEVICES:
+        _permit(ruleset, device, _ACCESS_DEVICE)
+    _permit(ruleset, scratch, everything)
+    _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
+    os.close(ruleset)
+
+
 def limit(*, memory: int, seconds: int, processes: int, file_bytes: int, files: int) -> None:
     """Hard limits of this process; ``memory`` and ``file_bytes`` in bytes, ``seconds`` of CPU."""
     for name, value in [
@@ -117,11 +141,11 @@ def _furnish(folder: Path) -> None:
         else:
             target.touch()
             _show(source, target)
-    for name in ("null", "zero", "urandom"):
-        target = folder / "dev" / name
+    for device in DEVICES:
+        target = folder / device.relative_to("/")
         target.parent.mkdir(exist_ok=True)
         target.touch()
-        _mount(f"/dev/{name}", target, None, _BIND)
+        _mount(device, target, None, _BIND)
     scratch = folder / SCRATCH.relative_to("/")
     scratch.mkdir(parents=True, exist_ok=True)
     sizes = f"mode=777,size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES}"
@@ -145,6 +169,13 @@ def _show(source: Path, target: Path) -> None:
     times = {os.ST_NOATIME: 1 << 10, os.ST_NODIRATIME: 1 << 11, os.ST_RELATIME: 1 << 21}
     flags = locked & _NO_EXEC | sum(flag for stat, flag in times.items() if locked & stat)
     _mount("none", target, None, _REMOUNT | _BIND | _READ_ONLY | _NO_SUID | _NO_DEV | flags)
+
+
+def _permit(ruleset: int, path: Path, access: int) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    rule = ctypes.create_string_buffer(struct.pack("=Qi", access, descriptor), 12)
+    _call("syscall", _LANDLOCK_ADD, ruleset, 1, rule, 0)  # 1: everything beneath a path
+    os.close(descriptor)
 
 
 def _drop_capabilities() -> None:
