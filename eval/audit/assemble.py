@@ -1,0 +1,207 @@
+"""Where a population and its adapters come from: a run directory, a plan, or plain files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedllm.adapters.manifest import sha256
+from fedllm.data.shards import read_pool, read_shard, safe_names
+from fedllm.errors import DataError
+from fedllm.eval.audit.canaries import canary_samples, reference_samples, references
+from fedllm.eval.audit.estimates import detectable_auc
+from fedllm.eval.audit.guard import guarded
+from fedllm.eval.audit.manifest import by_id, read_examples, read_plan
+from fedllm.eval.audit.population import Population, Sample, gathered, numbered
+from fedllm.eval.audit.settings import Settings
+from fedllm.eval.audit.subject import Target
+from fedllm.runs import RunDirectory, read_json
+from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.types import Example
+
+FEWEST = 10
+"""Members, and non-members, below which nothing can be measured."""
+HOW_TO_MAKE = (
+    "set private examples aside before training, with 'fedllm audit plan' or eval.probe_samples"
+)
+
+
+def of_run(run: RunDirectory, settings: Settings, seed: int) -> Population:
+    """Members are drawn from what clients trained on, non-members were set aside before.
+
+    Raises:
+        DataError: The run set nothing aside.
+    """
+    samples: list[Sample] = []
+    for client in sorted(read_json(run.clients)):
+        shard = read_shard(run.shard_file(client))
+        if run.unseen_file(client).exists():
+            strangers = read_shard(run.unseen_file(client)).test
+        elif not run.config.data.test:  # held out of the shard itself, at random
+            strangers = shard.test
+        else:
+            raise DataError(
+                f"{run.root}: set no private examples of {client} aside (eval.probe_samples=0 and "
+                f"data.test names other files), so there are no non-members; {HOW_TO_MAKE}, and "
+                "run again"
+            )
+        samples += _client(client, shard.train, strangers, settings, seed)
+    public = read_pool(run.pool) if run.pool.exists() else []
+    return _ready(gathered(samples, public=public, source={"kind": "run"}))
+
+
+def of_plan(
+    directory: Path, settings: Settings, seed: int, *, public: Sequence[Path], pinned: str | None
+) -> Population:
+    """Members, non-members and canaries of a plan that nobody altered.
+
+    Raises:
+        DataError: The plan is damaged or was altered.
+    """
+    plan = read_plan(directory, pinned=pinned)
+    samples: list[Sample] = []
+    for client, facts in sorted(plan.clients.items()):
+        found = {}
+        for kind, file in (("members", "train"), ("nonmembers", "nonmembers")):
+            path = directory / file / f"{client}.jsonl"
+            found[kind] = by_id(read_examples(path), facts[kind], path)
+        samples += _client(client, found["members"], found["nonmembers"], settings, seed)
+    if plan.canaries:
+        taken = {canary.name for canary in plan.canaries}
+        samples += canary_samples(plan.canaries)
+        samples += reference_samples(references(settings.references, plan.seed, taken))
+    return _ready(
+        gathered(
+            samples, public=_read_all(public), source={"kind": "plan", "manifest": plan.digest}
+        )
+    )
+
+
+def of_files(
+    members: Sequence[Path],
+    nonmembers: Sequence[Path],
+    settings: Settings,
+    seed: int,
+    *,
+    public: Sequence[Path],
+) -> Population:
+    """Members and non-members from files; as many of each make pairs of one client each.
+
+    Raises:
+        DataError: A file cannot be read, or there are no non-members.
+    """
+    if not nonmembers:
+        raise DataError(f"--nonmembers is missing: without them nothing can be told; {HOW_TO_MAKE}")
+    samples: list[Sample] = []
+    if len(members) == len(nonmembers) > 1:
+        stems = [path.name.partition(".")[0] for path in members]
+        names = safe_names(stems)
+        pairs = [
+            (names[stem], [inside], [outside])
+            for stem, inside, outside in zip(stems, members, nonmembers, strict=True)
+        ]
+    else:
+        pairs = [("shard", list(members), list(nonmembers))]
+    for client, inside, outside in pairs:
+        samples += _client(client, _read_all(inside), _read_all(outside), settings, seed)
+    source: dict[str, Any] = {
+        "kind": "files",
+        "sha256": {
+            "members": [sha256(path) for path in members],
+            "nonmembers": [sha256(path) for path in nonmembers],
+        },
+    }
+    return _ready(gathered(samples, public=_read_all(public), source=source))
+
+
+def targets_of_run(run: RunDirectory, settings: Settings) -> list[Target]:
+    """The last global adapter decides; earlier ones and clients' updates show the way there.
+
+    Raises:
+        DataError: No round is finished.
+    """
+    last = run.federation.completed
+    if not last:
+        raise DataError(f"{run.root}: no round is finished; run it first with 'fedllm run'")
+    rounds = range(1, last + 1) if settings.every_round else [last]
+    targets = []
+    for number in rounds:
+        this = run.federation.round(number)
+        sent = this.sent if this.sent.exists() else None
+        targets.append(
+            Target(f"global {number}", this.aggregate, number, primary=number == last, sent=sent)
+        )
+        for update in sorted((this.path / "updates").glob("*")):
+            name = f"{update.name} {number}"
+            targets.append(Target(name, update, number, update.name, primary=False, sent=sent))
+    return targets
+
+
+def targets_of_paths(adapters: Sequence[Path]) -> list[Target]:
+    """Adapters given by hand; every one of them decides.
+
+    Raises:
+        DataError: None is given.
+    """
+    if not adapters:
+        raise DataError("--adapter is missing: name the PEFT directory to audit")
+    names = [path.name or str(path) for path in map(Path.resolve, adapters)]
+    if len(set(names)) < len(names):
+        names = ["/".join(path.resolve().parts[-3:]) for path in adapters]
+    if len(set(names)) < len(names):
+        raise DataError("--adapter names one directory twice; give each once")
+    return [Target(name, path) for name, path in zip(names, adapters, strict=True)]
+
+
+def _client(
+    client: str,
+    members: Sequence[Example],
+    strangers: Sequence[Example],
+    settings: Settings,
+    seed: int,
+) -> list[Sample]:
+    """As many members as non-members where there are enough, drawn at random."""
+    size = settings.samples
+    inside = _draw(members, size, derive_seed(seed, "audit members", client=client))
+    outside = _draw(strangers, size, derive_seed(seed, "audit non-members", client=client))
+    return [*numbered("member", client, inside), *numbered("nonmember", client, outside)]
+
+
+def _draw(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+    """At most ``size`` distinct examples in their old order."""
+    rows = list({example.id: example for example in examples}.values())
+    if len(rows) <= size:
+        return rows
+    chosen = numpy_rng(seed).choice(len(rows), size=size, replace=False)
+    return [rows[row] for row in sorted(chosen.tolist())]
+
+
+def _ready(population: Population) -> Population:
+    """Guarded, balanced over clients, and large enough.
+
+    Raises:
+        DataError: Too few members or non-members are left.
+    """
+    population = guarded(population)
+    both = {client for client in population.clients}
+    both &= {sample.client for sample in population.of("nonmember")}
+    population = population.kept(
+        lambda s: s.group not in ("member", "nonmember") or s.client in both,
+        "client without members or without non-members",
+    )
+    counts = [len(population.of("member")), len(population.of("nonmember"))]
+    if min(counts) < FEWEST:
+        lost = ", ".join(f"{count} {reason}" for reason, count in population.removed.items())
+        raise DataError(
+            f"{counts[0]} members and {counts[1]} non-members are left"
+            f"{f' ({lost} were removed)' if lost else ''}; at least {FEWEST} of each are needed, "
+            f"with which an area under the ROC curve of {detectable_auc(FEWEST, FEWEST):.2f} could "
+            f"just be told from guessing; {HOW_TO_MAKE}"
+        )
+    return replace(population, source={**population.source, "digest": population.digest})
+
+
+def _read_all(paths: Sequence[Path]) -> list[Example]:
+    return [example for path in paths for example in read_examples(path)]

@@ -1,0 +1,123 @@
+"""One audit from beginning to end: check everything, measure, store the scores, judge, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.findings import Design, Scores
+from fedllm.eval.audit.judge import Stored, judge
+from fedllm.eval.audit.population import GROUPS, Population
+from fedllm.eval.audit.report import assemble, write_audit
+from fedllm.eval.audit.settings import Settings
+from fedllm.eval.audit.subject import Subject, Target
+from fedllm.eval.audit.template import choose_template
+from fedllm.eval.audit.trained_controls import CONTROLS
+from fedllm.eval.audit.verdicts import Limits
+from fedllm.eval.probes.registry import PROBES
+from fedllm.progress import Watcher
+
+PRIVATE = "private"
+"""Folder of the report that is as private as the shards: cached passes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything an audit is told."""
+
+    population: Population
+    targets: Sequence[Target]
+    subject: Subject
+    settings: Settings
+    limits: Limits
+    seed: int
+    out: Path
+    command: str
+    claim: Mapping[str, Any] | None = None
+    template: str = "auto"
+    only: Sequence[str] = ()
+    """Names of the probes to run; empty for all of the profile."""
+
+
+def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
+    """Measures, judges and writes the report; returns it.
+
+    Raises:
+        FedLLMError: Something the person can mend, found before anything expensive ran.
+    """
+    started = time.monotonic()
+    subject, targets = request.subject, list(request.targets)
+    subject.check(targets)
+    chosen = choose_template(request.template, subject, targets, request.population)
+    population = _fitting(request.population, subject)
+    design = Design(
+        request.seed,
+        tuple(target.facts() for target in targets),
+        {group: tuple(s.facts() for s in population.of(group)) for group in GROUPS},
+        request.claim,
+    )
+    context = Context(
+        population,
+        {target.name: target for target in targets},
+        subject,
+        request.settings,
+        design,
+        watcher,
+        request.out / PRIVATE,
+    )
+    stored, seconds = _measure(context, request.only)
+    results = judge(stored, request.limits)
+    report = assemble(
+        results,
+        stored,
+        context,
+        template=chosen,
+        command=request.command,
+        seconds={**seconds, "total": time.monotonic() - started},
+    )
+    write_audit(report, stored, request.out)
+    return report
+
+
+def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, float]]:
+    """Scores of all probes and controls, and how long each took."""
+    probes = [
+        probe
+        for probe in PROBES.values()
+        if context.settings.runs(probe.profile) and (not only or probe.name in only)
+    ]
+    seconds: dict[str, float] = {}
+    found: dict[str, Scores] = {}
+    controls: dict[str, Scores] = {}
+    with context.watcher.task("Audit", len(probes) + len(CONTROLS)) as tick:
+        for probe in probes:
+            began = time.monotonic()
+            scores = probe.measure(context)
+            if scores is not None:
+                found[probe.name] = scores
+            seconds[probe.name] = time.monotonic() - began
+            tick(probe.title)
+        for control in CONTROLS.values():
+            began = time.monotonic()
+            if control.name not in ("base", "permutation") or "membership" in found:
+                controls[control.name] = control.measure(context)
+            seconds[control.name] = time.monotonic() - began
+            tick(f"control: {control.name}")
+    return Stored(context.design, controls, found), seconds
+
+
+def _fitting(population: Population, subject: Subject) -> Population:
+    """Without samples that have no response token within the context."""
+    samples = [sample for group in GROUPS for sample in population.of(group)]
+    tokens = subject.tokenised([sample.example for sample in samples])
+    eos = subject.base.tokenizer.eos_token_id
+    fits = {
+        sample.id
+        for sample, ids in zip(samples, tokens, strict=True)
+        if len(ids.ids) - (ids.ids[-1] == eos) > max(1, ids.response_start)
+    }
+    return population.kept(lambda s: s.id in fits, "no response within the model's context")

@@ -1,0 +1,112 @@
+"""The two controls that need an adapter of their own: one overfit on purpose, one fresh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedllm.config import LoraConfig, TrainingConfig
+from fedllm.errors import EngineError
+from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.controls import (
+    CAUGHT,
+    DIGITS,
+    Control,
+    blind_scores,
+    halves,
+    judge_base,
+    judge_blind,
+    judge_negative,
+    judge_permutation,
+    judge_positive,
+    nothing,
+)
+from fedllm.eval.audit.estimates import auc
+from fedllm.eval.audit.findings import Scores
+from fedllm.eval.audit.population import Sample
+from fedllm.seeds import derive_seed
+from fedllm.training.local import start, train_client
+from fedllm.training.model import attach_lora, detach
+
+LORA = LoraConfig(rank=16, alpha=32)
+SAMPLES = 16
+"""Samples the overfit adapter is trained on, and as many it is not."""
+BATCH, STEPS, BURSTS = 8, 30, 6
+RATES = (1e-2, 3e-3)
+"""Learning rates tried: what a small model needs makes a large one diverge."""
+
+
+def positive_scores(context: Context) -> Scores:
+    """Trains on half of some non-members until the gain over the base tells the halves apart."""
+    seed = derive_seed(context.design.seed, "audit positive control")
+    inside, outside = halves(list(context.population.of("nonmember")), seed, SAMPLES)
+    base = context.subject.base
+    accelerator = start(TrainingConfig(batch_size=BATCH))
+    best: Scores = {"trained": [0.0], "untrained": [0.0], "steps": 0}
+    reached = -1.0
+    for rate in RATES:
+        model = attach_lora(base, LORA, seed=seed)
+        try:
+            for burst in range(1, BURSTS + 1):
+                train_client(
+                    model,
+                    context.tokenised([sample.example for sample in inside]),
+                    training=TrainingConfig(batch_size=BATCH, steps=STEPS),
+                    lr=rate,
+                    seed=derive_seed(seed, "burst", round=burst),
+                    client="the positive control",
+                    pad_id=context.tokenizer.pad_token_id,
+                    accelerator=accelerator,
+                )
+                gains = [_gains(context, model, samples) for samples in (inside, outside)]
+                area = auc(*gains)
+                if area > reached:
+                    reached = area
+                    best = {"trained": gains[0], "untrained": gains[1], "steps": burst * STEPS}
+                if reached > (1 + CAUGHT) / 2:
+                    return best
+        except EngineError:  # diverged: the next rate is gentler
+            continue
+        finally:
+            detach(model)
+    return best
+
+
+def negative_scores(context: Context) -> Scores:
+    """How far a fresh adapter moves any token's log-probability."""
+    seed = derive_seed(context.design.seed, "audit negative control")
+    examples = context.population.examples("member")[:SAMPLES]
+    base = context.statistics(None, examples)
+    model = attach_lora(context.subject.base, LORA, seed=seed)
+    try:
+        fresh = context.read(model, context.tokenised(examples))
+    finally:
+        detach(model)
+    largest = max(
+        float(np.abs(a.log_probs - b.log_probs).max(initial=0.0))
+        for a, b in zip(base, fresh, strict=True)
+    )
+    return {"largest_difference": largest, "tokens": sum(len(found) for found in base)}
+
+
+def _gains(context: Context, model: Any, samples: list[Sample]) -> list[float]:
+    examples = [sample.example for sample in samples]
+    now = context.read(model, context.tokenised(examples))
+    before = context.statistics(None, examples)
+    return [
+        round(float(a.response.log_probs.mean() - b.response.log_probs.mean()), DIGITS)
+        for a, b in zip(now, before, strict=True)
+    ]
+
+
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (
+        Control("blind", blind_scores, judge_blind),
+        Control("base", nothing, judge_base),
+        Control("permutation", nothing, judge_permutation),
+        Control("positive", positive_scores, judge_positive),
+        Control("negative", negative_scores, judge_negative),
+    )
+}

@@ -1,0 +1,304 @@
+"""``fedllm audit``: plan before training, run, verify and compare after it.
+
+Exit codes: 0 pass, 1 fail, 2 a mistake of the person, 3 inconclusive, 4 invalid.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from fedllm.commands.retrieval import ManyValues
+from fedllm.commands.tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from fedllm.eval.audit.population import Population
+    from fedllm.eval.audit.subject import Subject, Target
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Seed = Annotated[int, typer.Option(help="Root of every random draw.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds ``fedllm audit`` to ``app``."""
+    audit = typer.Typer(
+        no_args_is_help=True,
+        help="Measure what an adapter gives away. Exit codes: 0 pass, 1 fail, 2 user error, "
+        "3 inconclusive, 4 invalid.",
+    )
+    audit.command("plan")(plan)
+    audit.command("run", cls=ManyValues)(run)
+    audit.command("verify")(verify)
+    audit.command("compare")(compare)
+    app.add_typer(audit, name="audit")
+
+
+def plan(
+    shards: Annotated[list[Path], typer.Argument(help="Private files, one per client.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; private, like the shards.")],
+    held_out: Annotated[
+        int | None,
+        typer.Option(help="Non-members per client; default half of the shard, at most 200."),
+    ] = None,
+    canaries: Annotated[
+        int, typer.Option(min=0, help="Canaries per number of repetitions; half get planted.")
+    ] = 32,
+    repetitions: Annotated[str, typer.Option(help="Copies of a planted canary.")] = "1,4,16",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Before training: set non-members aside and plant canaries.
+
+    Train on OUT/train/CLIENT.jsonl, keep OUT/nonmembers away from training, and audit with
+    `fedllm audit run --plan OUT ...`. Write the digest down: it pins the plan.
+    """
+    from dataclasses import asdict
+
+    from fedllm.errors import ConfigError
+    from fedllm.eval.audit.plan import make_plan
+
+    try:
+        counts = [int(part) for part in repetitions.split(",")]
+    except ValueError:
+        raise ConfigError(f"--repetitions {repetitions}; write numbers, e.g. 1,4,16") from None
+    made = make_plan(
+        shards, out, held_out=held_out, canaries=canaries, repetitions=counts, seed=seed
+    )
+    if json:
+        print_json(asdict(made))
+        return
+    print_table(
+        ["client", "members", "non-members", "canary rows", "near-duplicates removed"],
+        [
+            [name, *(str(f[k]) for k in ("members", "nonmembers", "canary_rows", "removed"))]
+            for name, f in made.clients.items()
+        ],
+    )
+    rows = sum(f["canary_rows"] for f in made.clients.values())
+    share = rows / max(1, rows + sum(f["members"] for f in made.clients.values()))
+    typer.echo(
+        f"{made.planted} canaries planted, {made.left_out} left out; {100 * share:.1f} % of all "
+        "training rows are canaries"
+    )
+    if share > 0.05:
+        typer.echo("many canaries cost utility; --canaries or --repetitions lowers their number")
+    typer.echo(
+        f"smallest area under the ROC curve that can be found: {made.detectable_auc:.2f}; smallest "
+        f"share that can be ruled out: {100 * made.detectable_share:.1f} %"
+    )
+    typer.echo(f"{out}/manifest.json: sha256 {made.digest}")
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder of the report.")],
+    run: Annotated[Path | None, typer.Option("--run", help="A run directory to audit.")] = None,
+    model: Annotated[str | None, typer.Option(help="Base model: folder, hub name, sample.")] = None,
+    adapter: Annotated[list[Path] | None, typer.Option(help="PEFT directories.")] = None,
+    members: Annotated[list[Path] | None, typer.Option(help="What was trained on.")] = None,
+    nonmembers: Annotated[
+        list[Path] | None, typer.Option(help="Drawn like the members, never trained on.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="Folder of `fedllm audit plan`.")] = None,
+    manifest_sha256: Annotated[
+        str | None, typer.Option(help="Digest that the plan must have.")
+    ] = None,
+    public: Annotated[
+        list[Path] | None, typer.Option(help="Public data of the training; does not count.")
+    ] = None,
+    profile: Annotated[Literal["quick", "standard", "full"], typer.Option()] = "quick",
+    gates: Annotated[
+        Path | None, typer.Option(help="YAML file of limits, e.g. `membership.auc: 0.1`.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="Prompt format of training; auto takes the one that fits best.")
+    ] = "auto",
+    max_length: Annotated[int, typer.Option(min=8, help="Longest sample in tokens.")] = 512,
+    claimed_epsilon: Annotated[
+        float | None, typer.Option(help="Differential privacy that training claims.")
+    ] = None,
+    claimed_delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
+    probes: Annotated[str | None, typer.Option(help="Only these probes, e.g. membership.")] = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Trust that two names mean one base model.")
+    ] = False,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Audit a run directory, or a base model with adapters and files.
+
+    Either `--run DIR`, or `--model M --adapter A` and `--members F --nonmembers F` or `--plan DIR`.
+    Run it where the private data lie. Writes report.json, report.html, report.md and scores.json;
+    no private text is in them. OUT/private/ is as private as the shards.
+    """
+    from fedllm.errors import ConfigError
+    from fedllm.eval.audit.report import REPORT
+    from fedllm.eval.audit.run import Request, run_audit
+    from fedllm.eval.audit.settings import PROFILES
+    from fedllm.eval.audit.verdicts import EXIT, read_limits
+    from fedllm.eval.probes.registry import PROBES
+    from fedllm.progress import Watcher
+
+    settings = PROFILES[profile]
+    limits = read_limits(gates)
+    only = [name for name in (probes or "").split(",") if name]
+    for name in only:
+        if name not in PROBES:
+            raise ConfigError(f"--probes {name}; choose among {', '.join(PROBES)}")
+    if (run is None) == (model is None):
+        raise ConfigError("give either --run DIR or --model M with --adapter A")
+    if claimed_epsilon is not None and claimed_epsilon < 0:
+        raise ConfigError(f"--claimed-epsilon {claimed_epsilon}; it cannot be negative")
+    population = _population(
+        run, members, nonmembers, plan, public, manifest_sha256, settings, seed
+    )
+    targets, subject, shape = _subject(run, model, adapter, template, max_length, device, settings)
+    subject.any_base = any_base
+    claim = None
+    if claimed_epsilon is not None:
+        claim = {"epsilon": claimed_epsilon, "delta": claimed_delta, "unit": "record"}
+    report = run_audit(
+        Request(
+            population,
+            targets,
+            subject,
+            settings,
+            limits,
+            seed,
+            out,
+            shlex.join(["fedllm", *sys.argv[1:]]),
+            claim,
+            shape,
+            only,
+        ),
+        Watcher(),
+    )
+    if json:
+        print_json(report)
+    else:
+        _show(report)
+        typer.echo(f"\nReport: {out / 'report.html'} ({REPORT} is the source of truth)")
+    raise typer.Exit(EXIT[report["verdict"]])
+
+
+def verify(
+    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")], json: Json = False
+) -> None:
+    """Repeat a report's verdicts from its scores, without a model.
+
+    Exits with the verdict's code, or with 4 when the report was altered.
+    """
+    from fedllm.eval.audit.verdicts import EXIT
+    from fedllm.eval.audit.verify import verify as repeat
+
+    found, faults = repeat(report)
+    if json:
+        print_json({"verdict": found.get("verdict"), "sound": not faults, "faults": faults})
+    elif faults:
+        for fault in faults:
+            typer.echo(f"altered: {fault}", err=True)
+    else:
+        typer.echo(f"{found['verdict']}: every verdict follows from the stored scores")
+    raise typer.Exit(EXIT["INVALID"] if faults else EXIT[found["verdict"]])
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="An earlier report.")],
+    new: Annotated[Path, typer.Argument(help="A later one, of the same samples.")],
+    json: Json = False,
+) -> None:
+    """Say what got worse; exits with 1 when something surely did."""
+    from fedllm.eval.audit.compare import compare as hold_against
+    from fedllm.eval.audit.words import number
+
+    rows = hold_against(old, new)
+    if json:
+        print_json(rows)
+    else:
+        table = []
+        for row in rows:
+            gap, unit = row["difference"], row["unit"]
+            bounds = f"[{number(gap['low'], unit)}, {number(gap['high'], unit)}]"
+            word = "worse" if row["worse"] else "better" if row["better"] else "not different"
+            values = [number(row[key]["mean"], unit) for key in ("old", "new")]
+            table.append([row["metric"], *values, f"{number(gap['mean'], unit)} {bounds}", word])
+        print_table(["metric", "old", "new", "difference", ""], table)
+    raise typer.Exit(1 if any(row["worse"] for row in rows) else 0)
+
+
+def _population(
+    run: Path | None,
+    members: list[Path] | None,
+    nonmembers: list[Path] | None,
+    plan: Path | None,
+    public: list[Path] | None,
+    pinned: str | None,
+    settings: Any,
+    seed: int,
+) -> Population:
+    from fedllm.errors import ConfigError
+    from fedllm.eval.audit import assemble
+    from fedllm.runs import open_run
+
+    if plan and (members or nonmembers):
+        raise ConfigError("--plan names members and non-members itself; leave the others out")
+    if plan:
+        return assemble.of_plan(plan, settings, seed, public=public or [], pinned=pinned)
+    if members:
+        return assemble.of_files(members, nonmembers or [], settings, seed, public=public or [])
+    if run is None:
+        raise ConfigError("--members is missing: name the files that were trained on, or --plan")
+    return assemble.of_run(open_run(run), settings, seed)
+
+
+def _subject(
+    run: Path | None,
+    model: str | None,
+    adapter: list[Path] | None,
+    template: str,
+    max_length: int,
+    device: str,
+    settings: Any,
+) -> tuple[list[Target], Subject, str]:
+    """The adapters, the base they sit on, and the template to use."""
+    import torch
+
+    from fedllm.config import ModelConfig
+    from fedllm.eval.audit.assemble import targets_of_paths, targets_of_run
+    from fedllm.eval.audit.subject import Subject
+    from fedllm.runs import open_run
+    from fedllm.training.model import load_base
+
+    where = device
+    if device == "auto":
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+    if run is None:
+        targets = targets_of_paths(adapter or [])
+        base = load_base(ModelConfig(name=str(model)), device=where)
+        return targets, Subject(base, "alpaca", max_length), template
+    directory = open_run(run)
+    config = directory.config
+    targets = targets_of_run(directory, settings)
+    base = load_base(config.model, device=where)
+    shape = config.data.template if template == "auto" else template
+    return targets, Subject(base, config.data.template, config.training.max_length), shape
+
+
+def _show(report: dict[str, Any]) -> None:
+    from fedllm.eval.audit.words import HEADLINES, data_sentence, findings, limit, measured, subject
+
+    typer.echo(f"\n{report['verdict']}: {HEADLINES[report['verdict']]}")
+    typer.echo(data_sentence(report) + "\n")
+    print_table(
+        ["", "verdict", "adapter", "excess [bounds]", "limit"],
+        [
+            [f["title"], f["verdict"] or "-", subject(f), measured(f), limit(f)]
+            for f in findings(report)
+        ],
+    )
+    for check in report["controls"]:
+        typer.echo(f"{'holds ' if check['holds'] else 'BROKEN'}  {check['sentence']}")
