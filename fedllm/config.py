@@ -9,26 +9,23 @@ neither torch nor a data library.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from fedllm.algorithms import OUTSIDE, Algorithm, LoraFair
+from fedllm.section import Section
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
-Weighting = Literal["examples", "tokens", "steps", "uniform"]
+Weighting = Literal[
+    "examples", "tokens", "steps", "uniform", "norm", "inverse-distance", "feddisco"
+]
 RetrievalMethod = Literal[
     "none", "random", "direct", "feddca", "k-centre", "facility-location", "novelsum"
 ]
 CENTROID_METHODS = ("direct", "feddca")
 """The retrieval methods that ask clients for centroids."""
 Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, no unknown keys, defaults checked."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
 
 
 class ModelConfig(Section):
@@ -189,7 +186,13 @@ class FederationConfig(Section):
     min_clients: int = Field(1, ge=1)
     """Fewest usable updates with which a round stands."""
     weights: Weighting = "examples"
-    """Aggregation weights: by private examples, response tokens trained on, steps, or equal."""
+    """Aggregation weights: by private examples, response tokens trained on, steps, or equal; by the
+    length of an update or its nearness to the mean; ``feddisco`` by how even a client's domains
+    are, for which every client tells how many private examples of each domain it holds."""
+    disco_a: float = Field(0.5, ge=0)
+    """Of ``feddisco``: how much an uneven mix of domains costs a client."""
+    disco_b: float = 0.1
+    """Of ``feddisco``: what every client is given."""
     seed: int = 0
     """Root of every random draw of the run."""
 
@@ -202,25 +205,6 @@ class FederationConfig(Section):
                 f"clients_per_round={cohort}; lower the first or raise the second"
             )
         return self
-
-
-class FedIT(Section):
-    """FedAvg of the LoRA factors."""
-
-    name: Literal["fedit"] = "fedit"
-
-
-class LoraFair(Section):
-    """LoRA-FAIR: averaged A, corrected B."""
-
-    name: Literal["lora-fair"] = "lora-fair"
-    solver: Literal["ridge", "cosine", "sgd-paper"] = "ridge"
-    """Closed form, exact cosine optimum, or the published gradient descent (reproduction only)."""
-    lam: float = Field(0.01, ge=0)
-    """Weight of the correction's norm; relative to tr(G)/r for ``ridge``."""
-
-
-Algorithm = Annotated[FedIT | LoraFair, Field(discriminator="name")]
 
 
 class RetrievalConfig(Section):
@@ -333,6 +317,14 @@ class RunConfig(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     eval: EvalConfig = EvalConfig()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _can_run_in_rounds(cls, value: Any) -> Any:
+        name = value.get("name") if isinstance(value, dict) else None
+        if isinstance(name, str) and name in OUTSIDE:
+            raise ValueError(f"rule {name} cannot run in rounds: it {OUTSIDE[name]}")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

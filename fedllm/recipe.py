@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fedllm.algorithms import SECTIONS
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError
 
@@ -133,10 +134,14 @@ def _number(text: str) -> str | float:
 
 def _explain(fault: Any) -> str:
     """One fault of pydantic as: field, value, what was expected, what to do."""
-    where = ".".join(str(part) for part in fault["loc"] if part not in _TAGS)
+    place = list(fault["loc"])
+    rule = None
+    if place[:1] == ["algorithm"] and len(place) > 1:
+        rule = SECTIONS.get(place.pop(1))  # pydantic adds the name of the rule; no recipe has it
+    where = ".".join(str(part) for part in place)
     kind, value = fault["type"], fault.get("input")
     if kind == "extra_forbidden":
-        return f"{where}: unknown key{_suggest(where)}"
+        return f"{where}: unknown key{_suggest(where, rule)}"
     if kind == "missing":
         return f"{where}: is required"
     message = fault["msg"].removeprefix("Value error, ")
@@ -146,13 +151,10 @@ def _explain(fault: Any) -> str:
     return f"{where}{shown}: {message[0].lower()}{message[1:]}"
 
 
-_TAGS = ("fedit", "lora-fair")
-"""Union tags that pydantic puts into error locations and that no recipe contains."""
-
-
-def _suggest(where: str) -> str:
+def _suggest(where: str, rule: type[BaseModel] | None) -> str:
+    """What may have been meant; ``rule`` is the class pydantic chose for ``algorithm``."""
     *parents, key = where.split(".")
-    known = _keys(RunConfig, parents)
+    known = list(rule.model_fields) if rule else _keys(RunConfig, parents)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"

@@ -9,7 +9,7 @@
       shards/<client>/                      CLIENT SIDE: private text, per-sample records
       public/                               public pool, arrived centroids, items handed out
       rounds/0007/                          one round of the federation
-        plan.json                           cohort and learning rate
+        plan.json                           cohort, learning rate and which factors are trained
         sent/                               the adapter every client starts from
         updates/<client>/                   what each client sent back (a PEFT directory)
         global/                             the new global adapter
@@ -53,7 +53,7 @@ class RoundDirectory:
 
     @property
     def plan(self) -> Path:
-        """``{"round", "cohort", "lr"}``."""
+        """``{"round", "cohort", "lr", "trained"}``."""
         return self.path / "plan.json"
 
     @property
@@ -270,6 +270,7 @@ def create_run(config: RunConfig, environment: Mapping[str, Any]) -> RunDirector
             f"output.dir={root} exists and is no run directory; choose another output.dir"
         )
     root.mkdir(parents=True, exist_ok=True)
+    run.shards.mkdir(mode=0o700, exist_ok=True)  # client side: closed to others, whatever is in it
     atomic_json(run.environment, dict(environment))
     atomic_text(run.recipe, dump_recipe(config))  # last: its existence makes the directory a run
     return run

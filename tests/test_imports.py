@@ -16,7 +16,8 @@ PLACES = {
 }
 
 LAYERS = [
-    {"errors", "seeds", "types", "atomic", "config", "recipe", "progress", "assets"},
+    {"errors", "seeds", "types", "atomic", "progress", "assets"},
+    {"section", "algorithms", "config", "recipe"},
     {"runs"},
     {"adapters"},
     {"aggregation", "data", "privacy"},
@@ -32,7 +33,7 @@ LAYERS = [
 OWNERS = {
     "peft": {"fedllm.training.model"},
     "accelerate": {"fedllm.training.local"},
-    "faiss": {"fedllm.retrieval.index", "fedllm.retrieval.centers"},
+    "faiss": {"fedllm.retrieval.index", "fedllm.retrieval.structure", "fedllm.retrieval.centers"},
     "sentence_transformers": {"fedllm.retrieval.encoders"},
     "datasets": {"fedllm.data.sources"},
     "flwr": {"fedllm.engines.flower"},

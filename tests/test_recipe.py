@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedllm.config import LoraFair, RunConfig, TrainingConfig
+from fedllm.algorithms import LoraFair
+from fedllm.config import RunConfig, TrainingConfig
 from fedllm.errors import ConfigError
 from fedllm.recipe import dump_recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
 

@@ -7,6 +7,7 @@ any order of the inputs, and adapters in memory or on disk.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,8 @@ from fedllm.aggregation.report import (
     summarise,
 )
 from fedllm.aggregation.rules import Combined, Rule
-from fedllm.aggregation.stack import Stack, read_stack
+from fedllm.aggregation.stack import SENT, Stack, read_stack
+from fedllm.errors import ConfigError
 
 PARALLEL_ABOVE = 2**24
 """Inputs of fewer bytes in all are combined on one thread: starting threads costs more."""
@@ -81,7 +83,8 @@ def aggregate(
         sources: Client name to its adapter or PEFT directory.
         weights: Client name to a positive number; divided by their sum.
         rule: A key of ``RULES``.
-        sent: The adapter the clients started from, for rules that need it.
+        sent: The adapter the clients started from, for rules that need it; robust rules then look
+            at the steps from it.
         measured: Whether to fill the report's modules and total.
         floor: Whether to compute ``residual_floor`` too (an eigenvalue problem per module).
         check_base: Whether clients must name the same ``base_model_name_or_path``.
@@ -119,14 +122,14 @@ def combine_adapters(
     chosen.check_settings(rule, settings)
     shares = normalised(weights, sources)
     adapters = {name: opened(name, sources[name]) for name in sorted(sources)}
-    start = None if sent is None else opened("the sent adapter", sent)
+    start = None if sent is None else opened(SENT, sent)
     check_inputs(chosen, rule, adapters, start, check_base=check_base)
     with one_blas_thread():
         notes: list[str] = []
         if chosen.select is not None:
-            shares = _selected(chosen, adapters, shares, settings)
-            notes = [f"{rule} left out {name}" for name in adapters if name not in shares]
-            adapters = {name: adapters[name] for name in shares}
+            before = adapters
+            adapters, shares = _selected(chosen, adapters, shares, start, settings)
+            notes = [f"{rule} left out {name}" for name in before if name not in shares]
         combine = _one_module(chosen, adapters, shares, start, settings, keep_remainder)
         pieces = _each(
             lambda module: combine(module, measured, floor),
@@ -216,14 +219,21 @@ def _adapter(
     return AdapterState(lora, aux, with_ranks(reference.config, shapes))
 
 
-def pairwise_products(adapters: Mapping[str, Adapter]) -> Tensor:
-    """``<DW_j, DW_k>`` between whole adapters, (K, K) float64, clients in name order."""
+def pairwise_products(adapters: Mapping[str, Adapter], sent: Adapter | None = None) -> Tensor:
+    """``<DW_j, DW_k>`` between whole adapters, (K, K) float64, clients in name order.
+
+    With ``sent``, between the steps from it, ``DW_k - DW_sent``.
+    """
     ordered = {name: adapters[name] for name in sorted(adapters)}
     equal = dict.fromkeys(ordered, 1.0)
 
     def one(module: str) -> Tensor:
-        stack = read_stack(ordered, equal, module)
-        return inner_products(list(stack)) * stack.scaling**2
+        stack = read_stack(ordered, equal, module, sent)
+        start = [] if sent is None else [stack.start()]
+        products = inner_products([*stack, *start]) * stack.scaling**2
+        if sent is not None:  # <x_j - s, x_k - s>
+            products = products - products[-1:] - products[:, -1:] + products[-1, -1]
+        return products[: len(stack), : len(stack)]
 
     modules = next(iter(ordered.values())).modules
     return torch.stack(_each(one, modules, _threads(ordered))).sum(0)
@@ -233,15 +243,30 @@ def _selected(
     chosen: Rule,
     adapters: Mapping[str, Adapter],
     shares: Mapping[str, float],
+    sent: Adapter | None,
     settings: Mapping[str, Any],
-) -> dict[str, float]:
-    """The rule's own coefficients, clients left out removed."""
+) -> tuple[dict[str, Adapter], dict[str, float]]:
+    """Adapters and the rule's own coefficients, clients left out removed.
+
+    With ``sent``, what is selected and shortened are the steps from it: ``sent + sum c_k (x_k -
+    sent)``, so it takes part with ``1 - sum c_k``.
+    """
     assert chosen.select is not None
     before = torch.tensor([shares[name] for name in adapters], dtype=torch.float64)
     after = chosen.select(
-        pairwise_products(adapters), before, **chosen.given(chosen.select, settings)
+        pairwise_products(adapters, sent), before, **chosen.given(chosen.select, settings)
     )
-    return {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
+    kept = {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
+    taking_part = {name: adapters[name] for name in kept}
+    rest = 1.0 - math.fsum(kept.values())
+    if sent is not None and rest > 1e-12:
+        taking_part[SENT], kept[SENT] = sent, rest
+    if not kept:
+        raise ConfigError(
+            "half of the updates are zero, so their median norm bounds all others to nothing; "
+            "leave the zero updates out or give a bound"
+        )
+    return {name: taking_part[name] for name in sorted(kept)}, {n: kept[n] for n in sorted(kept)}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from fedllm.adapters.state import Adapter, check_finite, open_adapter
 from fedllm.aggregation.registry import RULES
 from fedllm.aggregation.rules import Rule
+from fedllm.aggregation.stack import SENT
 from fedllm.errors import AdapterError, ConfigError
 
 
@@ -155,7 +156,7 @@ def check_inputs(
         raise ConfigError(
             f"rule {name} needs the adapter the clients started from; give it as sent (--sent)"
         )
-    everybody = dict(adapters) if sent is None else {**adapters, "the sent adapter": sent}
+    everybody = dict(adapters) if sent is None else {**adapters, SENT: sent}
     check_fit(everybody, check_base=check_base)
     if not chosen.mixed_ranks:
         for client, reason in _odd_ranks(name, everybody):

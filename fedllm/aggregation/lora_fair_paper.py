@@ -30,7 +30,7 @@ def descend(
     """``B_mean + dB`` after plain gradient steps on the dissimilarity plus ``lam ||dB||^2``."""
     bound = (6.0 / sum(b_mean.shape)) ** 0.5
     start = torch.rand(b_mean.shape, generator=torch_rng(seed), dtype=b_mean.dtype)
-    delta = (2 * start - 1) * bound
+    delta: Tensor = (2 * start - 1) * bound
     for _ in range(steps):
         delta = delta - lr * (gradient(b_mean + delta) + 2 * lam * delta)
     return b_mean + delta

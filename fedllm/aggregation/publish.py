@@ -32,6 +32,7 @@ from fedllm.aggregation.combine import Outcome, combine_adapters, one_blas_threa
 from fedllm.aggregation.fit import find_rule, opened, screened
 from fedllm.aggregation.registry import RULES
 from fedllm.aggregation.report import AggregationReport
+from fedllm.aggregation.stack import SENT
 from fedllm.atomic import atomic_directory
 from fedllm.errors import AdapterError, ConfigError
 
@@ -94,6 +95,7 @@ def publish(
     *,
     sent: Path | None = None,
     base: Path | None = None,
+    weightless: str = "",
     skip_bad: bool = False,
     min_clients: int = 1,
     overwrite: bool = False,
@@ -107,6 +109,7 @@ def publish(
         output: Directory to make.
         sent: Directory of the adapter the clients started from.
         base: Folder of the base model, for ``residual="merge"``.
+        weightless: Leave out clients without a weight, for this reason; empty refuses them.
         skip_bad: Leave out what cannot be combined in place of stopping.
         min_clients: Fewest clients with which the result stands.
         overwrite: Replace an earlier aggregate at ``output``.
@@ -127,6 +130,9 @@ def publish(
     if skip_bad:
         kept, excluded = screened(sources, job.rule, check_base=job.check_base)
         usable = {name: sources[name] for name in kept}
+    if weightless:
+        excluded |= {name: weightless for name in usable if name not in job.weights}
+        usable = {name: path for name, path in usable.items() if name in job.weights}
     if len(usable) < max(min_clients, 1):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
         raise AdapterError(
@@ -178,7 +184,7 @@ def verify(directory: Path) -> list[str]:
         if hash_outputs(directory).get(name) != manifest.outputs.get(name)
     ]
     records = dict(manifest.inputs)
-    others = {"the sent adapter": manifest.sent, "the base model": manifest.base}
+    others = {SENT: manifest.sent, "the base model": manifest.base}
     records |= {name: record for name, record in others.items() if record is not None}
     for client, record in records.items():
         for name, expected in record.sha256.items():

@@ -34,8 +34,8 @@ RULES: dict[str, Rule] = {
     "fedmomentum": Rule(fedmomentum, mixed_ranks=True, linear=False, nested=True, remainder=True),
     "fedrot": Rule(fedrot, mixed_ranks=False, linear=False),
     "fedsa": Rule(fedsa, mixed_ranks=False, linear=True),
-    "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True, nested=True),
-    "ffa": Rule(ffa, mixed_ranks=False, linear=True),
+    "fedsvd": Rule(fedsvd, mixed_ranks=False, linear=True, nested=True, trains=("B",)),
+    "ffa": Rule(ffa, mixed_ranks=False, linear=True, trains=("B",)),
     "flexlora": Rule(flexlora, mixed_ranks=True, linear=False, nested=True),
     "flora": Rule(flora, mixed_ranks=True, linear=False),
     "florist": Rule(florist, mixed_ranks=True, linear=False, nested=True),
@@ -47,6 +47,6 @@ RULES: dict[str, Rule] = {
     "multi-krum": _trusting(robust.multi_krum),
     "norm-bound": _trusting(robust.norm_bound),
     "raflora": Rule(raflora, mixed_ranks=True, linear=False, nested=True),
-    "rolora": Rule(rolora, mixed_ranks=False, linear=True),
+    "rolora": Rule(rolora, mixed_ranks=False, linear=True, trains=("B", "A")),
     "trimmed-mean": _trusting(robust.trimmed_mean),
 }

@@ -8,11 +8,11 @@ updates and their weights to other weights.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors
@@ -44,6 +44,8 @@ class Rule:
         nested: Whether the first ``r`` ranks of the result are meant to serve as one of rank ``r``.
         needs_sent: Whether the rule needs the adapter the clients started from.
         remainder: Whether part of the update is left outside the adapter.
+        trains: Which factors clients train, round by round and over again: ``"AB"``, ``"B"`` with
+            ``A`` frozen as it was sent, or ``"A"``.
         select: ``select(products (K, K) float64, shares (K,), **settings)`` to new coefficients;
             a client with coefficient 0 is left out.
     """
@@ -54,7 +56,12 @@ class Rule:
     needs_sent: bool = False
     nested: bool = False
     remainder: bool = False
+    trains: tuple[str, ...] = ("AB",)
     select: Callable[..., Tensor] | None = None
+
+    def trains_in(self, round: int) -> str:
+        """What clients train in round ``round`` (from 1)."""
+        return self.trains[(round - 1) % len(self.trains)]
 
     def settings_of(self, part: Callable[..., Any] | None) -> list[str]:
         """Names of the settings that ``combine`` or ``select`` takes."""
@@ -71,12 +78,30 @@ class Rule:
             if key not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
                 raise ConfigError(f"rule {name} has no setting {key!r}; {has}")
-            try:
-                TypeAdapter(hints[key]).validate_python(value, strict=True)
-            except ValidationError as error:
-                expected = "; ".join(fault["msg"] for fault in error.errors())
-                raise ConfigError(f"rule {name} {key}={value!r}: {expected.lower()}") from None
+            choices = list(_choices(hints[key]))
+            if not any(_is_one(value, choice) for choice in choices):
+                raise ConfigError(f"rule {name} {key}={value!r}; expected {_listed(choices)}")
 
     def given(self, part: Callable[..., Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings among ``settings`` that ``part`` takes."""
         return {key: settings[key] for key in self.settings_of(part) if key in settings}
+
+
+def _choices(hint: Any) -> Iterator[Any]:
+    """The types, and the values of literals, that an annotation admits."""
+    if get_args(hint) and get_origin(hint) is not Literal:
+        for part in get_args(hint):  # of a union
+            yield from _choices(part)
+    else:
+        yield from get_args(hint) or (hint,)
+
+
+def _is_one(value: Any, choice: Any) -> bool:
+    if isinstance(choice, type):
+        return type(value) is choice or (choice is float and type(value) is int)
+    return type(value) is type(choice) and value == choice
+
+
+def _listed(choices: list[Any]) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}
+    return " or ".join(words.get(c, c.__name__) if isinstance(c, type) else c for c in choices)

@@ -18,6 +18,9 @@ from torch import Tensor
 from fedllm.adapters.lowrank import Factors
 from fedllm.adapters.state import Adapter, LoRAFactors, check_factors_finite
 
+SENT = "the sent adapter"
+"""What messages and reports call the adapter the clients started from."""
+
 DOUBLE_BELOW = 2**18
 """Stacks of fewer numbers are combined in float64, where it costs nothing; others in float32."""
 
@@ -115,7 +118,7 @@ def read_stack(
     for name, mine in zip(clients, factors, strict=True):
         check_factors_finite(mine, name, module)
     if start is not None:
-        check_factors_finite(start, "the sent adapter", module)
+        check_factors_finite(start, SENT, module)
     size = sum(f.A.numel() + f.B.numel() for f in factors)
     double = size < DOUBLE_BELOW or any(torch.float64 in (f.A.dtype, f.B.dtype) for f in factors)
     stored = (first.A.dtype, first.B.dtype)

@@ -12,6 +12,8 @@ import typer
 from fedllm.commands.tables import print_json, print_table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedllm.aggregation.report import AggregationReport
 
 Adapters = Annotated[
@@ -41,10 +43,17 @@ def aggregate(
     weights_by: Annotated[
         str | None,
         typer.Option(
-            help="examples, tokens or steps (from each adapter's update.json), uniform, norm, "
-            "inverse-distance, or a JSON file {client: weight}. Default: uniform."
+            help="examples, tokens, steps or feddisco (from each adapter's update.json), uniform, "
+            "norm, inverse-distance, or a JSON file {client: weight}. Default: uniform."
         ),
     ] = None,
+    histograms: Annotated[
+        Path | None,
+        typer.Option(help="feddisco: a JSON file {client: {domain: count}}, not update.json."),
+    ] = None,
+    disco: Annotated[
+        str, typer.Option(help="feddisco: how much discrepancy counts, what everyone is given.")
+    ] = "0.5,0.1",
     rank: Annotated[int | None, typer.Option(help="Rank of the result (SVD rules).")] = None,
     energy: Annotated[
         float | None, typer.Option(help="Keep this share of the squared norm (SVD rules).")
@@ -100,10 +109,19 @@ def aggregate(
 
     sources = collect(adapters)
     screen = partial(_usable, rule=rule, any_base=any_base)
+    weighed = _weights(
+        sources,
+        weights,
+        weights_by,
+        sent=sent,
+        histograms=histograms,
+        disco=disco,
+        screen=screen if skip_bad else None,
+    )
     settings = _settings(set_ or [], rank=rank, energy=energy, solver=solver, lam=lam)
     job = Job(
         rule=rule,
-        weights=_weights(sources, weights, weights_by, screen if skip_bad else None),
+        weights=weighed,
         settings=settings,
         dtype=dtype,
         residual=residual,
@@ -116,6 +134,7 @@ def aggregate(
         out,
         sent=sent,
         base=_model(base),
+        weightless="feddisco gives it no weight" if weights_by == "feddisco" else "",
         skip_bad=skip_bad,
         min_clients=min_clients,
         overwrite=overwrite,
@@ -188,13 +207,20 @@ def _weights(
     sources: dict[str, Path],
     numbers: str | None,
     policy: str | None,
+    *,
+    sent: Path | None,
+    histograms: Path | None,
+    disco: str,
     screen: Callable[[dict[str, Path]], dict[str, Path]] | None,
 ) -> dict[str, float]:
     """Weights by client from the options; with ``screen``, of the clients it lets through."""
-    from fedllm.aggregation.weights import WEIGHTS
-    from fedllm.aggregation.weights.files import counts_beside, read_weights
+    from fedllm.aggregation.weights import GEOMETRY, WEIGHTS, weigh
+    from fedllm.aggregation.weights.files import cards_beside, read_histograms, read_weights
     from fedllm.errors import ConfigError
 
+    policy = "examples" if policy == "num_examples" else policy
+    if histograms is not None and policy != "feddisco":
+        raise ConfigError(f"--histograms {histograms} is for --weights-by feddisco; leave it out")
     if numbers is not None:
         if policy is not None:
             raise ConfigError("--weights and --weights-by are both given; give one of them")
@@ -202,16 +228,28 @@ def _weights(
         if len(values) != len(sources):
             raise ConfigError(f"--weights has {len(values)} numbers for {len(sources)} adapters")
         return dict(zip(sources, values, strict=True))
-    policy = "examples" if policy == "num_examples" else policy or "uniform"
-    if policy == "uniform":
+    if policy in (None, "uniform"):
         return dict.fromkeys(sources, 1.0)
     if screen is not None:
         sources = screen(sources)
-    if policy in WEIGHTS:
-        return WEIGHTS[policy](counts_beside(sources))
-    if policy in ("norm", "inverse-distance"):
-        return _geometric(sources, policy)
-    return read_weights(Path(policy), list(sources))
+    if policy not in (*WEIGHTS, *GEOMETRY):
+        return read_weights(Path(policy), list(sources))
+    cards: dict[str, dict[str, Any]] = {name: {} for name in sources}
+    if histograms is not None:
+        cards = read_histograms(histograms, list(sources))
+    elif policy in WEIGHTS:
+        cards = cards_beside(sources)
+    settings = _disco(disco) if policy == "feddisco" else {}
+    return weigh(policy, cards, partial(_products, sources, sent), **settings) if cards else {}
+
+
+def _disco(text: str) -> dict[str, float]:
+    from fedllm.errors import ConfigError
+
+    values = _numbers(text, float, "--disco")
+    if len(values) != 2:
+        raise ConfigError(f"--disco {text}; expected two numbers, e.g. 0.5,0.1")
+    return {"a": values[0], "b": values[1]}
 
 
 def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Path]:
@@ -222,17 +260,18 @@ def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Pa
     return {name: sources[name] for name in usable}
 
 
-def _geometric(sources: dict[str, Path], policy: str) -> dict[str, float]:
+def _products(sources: dict[str, Path], sent: Path | None) -> Tensor:
+    """``<DW_j, DW_k>`` of adapters on disk, or of their steps from what was sent."""
     from fedllm.aggregation.combine import one_blas_thread, pairwise_products
     from fedllm.aggregation.fit import check_fit, opened
-    from fedllm.aggregation.weights.geometry import as_weights
+    from fedllm.aggregation.stack import SENT
 
     adapters = {name: opened(name, path) for name, path in sources.items()}
-    if not adapters:
-        return {}
-    check_fit(adapters, check_base=False)  # base models are checked when they are combined
+    start = None if sent is None else opened(SENT, sent)
+    # base models are checked when the adapters are combined
+    check_fit(adapters if start is None else {**adapters, SENT: start}, check_base=False)
     with one_blas_thread():
-        return as_weights(policy, pairwise_products(adapters), list(adapters))
+        return pairwise_products(adapters, start)
 
 
 def _numbers(text: str, kind: Any, option: str) -> list[Any]:

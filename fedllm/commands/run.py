@@ -128,13 +128,15 @@ def list_plugins() -> None:
 
     from fedllm import config
     from fedllm.aggregation.registry import RULES
+    from fedllm.aggregation.weights import POLICIES
+    from fedllm.algorithms import SECTIONS
     from fedllm.recipe import shipped_recipes
 
-    rules = [section.model_fields["name"].default for section in (config.FedIT, config.LoraFair)]
     rows = {
         "recipes": sorted(shipped_recipes()),
         "aggregate --rule": sorted(RULES),
-        "algorithm.name": rules,
+        "--weights-by": POLICIES,
+        "algorithm.name": sorted(SECTIONS),
         "federation.weights": get_args(config.Weighting),
         "retrieval.method": get_args(config.RetrievalConfig.model_fields["method"].annotation),
         "data.partition": get_args(config.DataConfig.model_fields["partition"].annotation),

@@ -7,15 +7,15 @@ This is the whole protocol. The local engine calls these functions in one proces
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter, write_adapter
+from fedllm.aggregation import RULES
+from fedllm.algorithms import Algorithm
 from fedllm.atomic import atomic_directory, atomic_json
-from fedllm.config import Algorithm, FederationConfig
+from fedllm.config import FederationConfig
 from fedllm.errors import AdapterError, EngineError
 from fedllm.runs import (
     FederationDirectory,
@@ -24,7 +24,14 @@ from fedllm.runs import (
     link_directory,
     read_json,
 )
-from fedllm.server.rounds import ClosedRound, UpdateCard, check_update, choose_cohort, close_round
+from fedllm.server.rounds import (
+    ClosedRound,
+    UpdateCard,
+    check_cohort,
+    check_update,
+    choose_cohort,
+    close_round,
+)
 from fedllm.training.schedule import round_lr
 
 CARD = "update.json"
@@ -35,12 +42,14 @@ def open_round(
     number: int,
     clients: Sequence[str],
     settings: FederationConfig,
+    algorithm: Algorithm,
     *,
     lr: float,
 ) -> RoundDirectory:
     """Makes round ``number`` ready for its cohort: ``plan.json`` and ``sent/``; does nothing twice.
 
     Raises:
+        ConfigError: The rule cannot combine a cohort of this size.
         EngineError: The round before it is not closed.
     """
     before, this = federation.round(number - 1), federation.round(number)
@@ -52,7 +61,9 @@ def open_round(
         cohort = choose_cohort(
             clients, settings.clients_per_round, seed=settings.seed, round=number
         )
-        atomic_json(this.plan, {"round": number, "cohort": cohort, "lr": lr})
+        check_cohort(algorithm, len(cohort))
+        trained = RULES[algorithm.name].trains_in(number)
+        atomic_json(this.plan, {"round": number, "cohort": cohort, "lr": lr, "trained": trained})
     return this
 
 
@@ -70,12 +81,17 @@ def cohort_of(directory: RoundDirectory) -> list[str]:
     return list(read_json(directory.plan)["cohort"])
 
 
+def trained_in(directory: RoundDirectory) -> str:
+    """The factors an open round trains: ``AB``, ``A`` or ``B``."""
+    return str(read_json(directory.plan).get("trained", "AB"))
+
+
 def send_update(directory: RoundDirectory, state: AdapterState, card: UpdateCard) -> Path:
     """Writes a client's update: a PEFT directory with its card inside, complete or absent."""
     path = directory.update(card.client)
     with atomic_directory(path) as temporary:
         write_adapter(state, temporary)
-        atomic_json(temporary / CARD, asdict(card))
+        atomic_json(temporary / CARD, card.to_dict())
     return path
 
 
@@ -87,8 +103,8 @@ def receive_update(path: Path) -> tuple[AdapterState, UpdateCard]:
     """
     state = load_adapter(path)
     try:
-        card = UpdateCard(**json.loads((path / CARD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        card = UpdateCard.from_json((path / CARD).read_bytes())
+    except (OSError, ValueError) as error:
         raise AdapterError(
             f"{path / CARD} cannot be read ({type(error).__name__}); train the client's round again"
         ) from None
@@ -117,7 +133,7 @@ def collect_updates(
             continue
         try:
             state, card = receive_update(path)
-            check_update(state, card, sent=sent, base=base)
+            check_update(state, card, sent=sent, base=base, trained=trained_in(directory))
             if (card.client, card.round) != (client, directory.number):
                 raise AdapterError(
                     f"{path / CARD} is of client {card.client}, round {card.round}; train the "
@@ -153,8 +169,8 @@ def finish_round(
         updates,
         reasons,
         algorithm=algorithm,
-        weighting=settings.weights,
-        min_clients=settings.min_clients,
+        settings=settings,
+        sent=load_adapter(directory.sent),
         round=directory.number,
     )
     save_adapter(closed.state, directory.aggregate)
@@ -232,4 +248,5 @@ def open_next(run: RunDirectory, number: int) -> list[str]:
         return []
     clients = sorted(read_json(run.clients))
     lr = round_lr(config.training, number, config.federation.rounds)
-    return cohort_of(open_round(run.federation, number, clients, config.federation, lr=lr))
+    opened = open_round(run.federation, number, clients, config.federation, config.algorithm, lr=lr)
+    return cohort_of(opened)

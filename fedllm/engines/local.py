@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedllm.algorithms import Algorithm
 from fedllm.atomic import atomic_text
-from fedllm.config import Algorithm, FederationConfig
+from fedllm.config import FederationConfig
 from fedllm.engines.files import cohort_of, finish_round, open_round
 from fedllm.engines.runtime import Member, Runtime
 from fedllm.errors import FedLLMError
@@ -64,7 +65,7 @@ def run_rounds(
             directory = federation.round(number)
             if not directory.done:
                 lr = round_lr(runtime.config.training, number, settings.rounds)
-                open_round(federation, number, list(members), settings, lr=lr)
+                open_round(federation, number, list(members), settings, algorithm, lr=lr)
                 cohort = {client: members[client] for client in cohort_of(directory)}
                 if widen is not None:
                     given = widen(directory)

@@ -6,6 +6,7 @@ round only installs factors, trains, and takes factors out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
-from fedllm.engines.files import send_update
+from fedllm.engines.files import send_update, trained_in
 from fedllm.errors import ConfigError, EngineError
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
@@ -40,6 +41,11 @@ class Member:
     name: str
     private: Sequence[Example]
     public: Sequence[Example] = ()
+
+
+def domain_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """How many examples there are of every domain."""
+    return dict(sorted(Counter(example.domain for example in examples).items()))
 
 
 def member_of(run: RunDirectory, client: str, number: int) -> Member:
@@ -155,6 +161,7 @@ class Runtime:
             client=member.name,
             pad_id=self.base.tokenizer.pad_token_id,
             accelerator=self.accelerator,
+            factors=trained_in(directory),
             dtype=DTYPES[self.config.lora.dtype],
         )
         if self.accelerator.is_main_process:
@@ -168,10 +175,17 @@ class Runtime:
                 steps=result.steps,
                 loss_first=result.loss_first,
                 loss_last=result.loss_last,
+                domains=self._domains(member),
             )
             send_update(directory, result.state, card)
         self.accelerator.wait_for_everyone()
         return result
+
+    def _domains(self, member: Member) -> dict[str, int] | None:
+        """The client's private examples by domain, given away for ``feddisco`` alone."""
+        if self.config.federation.weights != "feddisco":
+            return None
+        return domain_counts(member.private)
 
     def with_adapter(self, path: Path) -> Any:
         """The model with the adapter of directory ``path`` installed."""

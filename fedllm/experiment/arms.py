@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm.config import Algorithm, FedIT, RetrievalMethod, RunConfig
+from fedllm.algorithms import Algorithm, FedIT
+from fedllm.config import RetrievalMethod, RunConfig
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RunDirectory
 
@@ -55,8 +56,8 @@ def plan_arms(config: RunConfig) -> list[Arm]:
 
 def full_arm(config: RunConfig) -> Arm:
     """The recipe's own system."""
-    rule, widening = config.algorithm.name, config.retrieval.method
-    title = {"fedit": "FedIT", "lora-fair": "LoRA-FAIR"}[rule]
+    widening = config.retrieval.method
+    title = config.algorithm.title
     if widening != "none":
         title += f" + {METHODS[widening].title}"
     return Arm(FULL, "federated", title, "the recipe's own system", config.algorithm, widening)

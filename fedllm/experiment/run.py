@@ -12,7 +12,7 @@ from fedllm.atomic import sweep
 from fedllm.config import RunConfig
 from fedllm.engines.files import open_next
 from fedllm.engines.local import run_rounds
-from fedllm.engines.runtime import Member, Runtime
+from fedllm.engines.runtime import Member, Runtime, domain_counts
 from fedllm.errors import EngineError
 from fedllm.eval.report import write_report
 from fedllm.experiment.arms import (
@@ -33,6 +33,7 @@ from fedllm.experiment.summary import summarise
 from fedllm.progress import Watcher
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, create_run
+from fedllm.server.rounds import check_weighting
 from fedllm.types import Example
 
 
@@ -109,6 +110,8 @@ class _Experiment:
         self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
             self.shards = make_shards(run, self.augmenter.labels, self.augmenter.screened, watcher)
+        domains = {client: domain_counts(shard.train) for client, shard in self.shards.items()}
+        check_weighting(self.config.federation, domains)
         with run.timed("loading"):
             self.runtime = Runtime.load(run)
         with run.timed("data"):

@@ -6,32 +6,54 @@ Pure functions of what the clients sent; disk and models stay with the engines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from fedllm.adapters.state import AdapterState, check_finite
-from fedllm.aggregation import AggregationReport, aggregate
-from fedllm.aggregation.weights import WEIGHTS
-from fedllm.config import Algorithm, Weighting
-from fedllm.errors import AdapterError, EngineError
+from fedllm.aggregation import RULES, AggregationReport, aggregate
+from fedllm.aggregation.combine import one_blas_thread, pairwise_products
+from fedllm.aggregation.weights import weigh
+from fedllm.algorithms import Algorithm
+from fedllm.config import FederationConfig
+from fedllm.errors import AdapterError, ConfigError, EngineError
 from fedllm.seeds import derive_seed, numpy_rng
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateCard:
     """What a client says about its update; lies beside it as ``update.json``."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     client: str
     round: int
     base: str
     """Fingerprint of the base model the client trained on."""
-    examples: int
+    examples: Count
     """Private training examples; public ones, which the server handed out, do not count."""
-    public_examples: int
-    tokens: int
+    public_examples: Count
+    tokens: Count
     """Response tokens seen in training."""
-    steps: int
+    steps: Count
     loss_first: float
     loss_last: float
+    domains: dict[str, Count] | None = None
+    """Private examples by domain, which the client gives away with ``federation.weights: feddisco``
+    and not otherwise."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is written; ``domains`` is there only when it is sent."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, text: bytes) -> UpdateCard:
+        """Reads a card that arrived; ``ValueError`` when it is anything else."""
+        return TypeAdapter(cls).validate_json(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +74,44 @@ def choose_cohort(clients: Sequence[str], size: int | None, *, seed: int, round:
     return [ordered[i] for i in sorted(rng.choice(len(ordered), size=size, replace=False))]
 
 
-def check_update(state: AdapterState, card: UpdateCard, *, sent: AdapterState, base: str) -> None:
+def check_cohort(algorithm: Algorithm, size: int) -> None:
+    """Raises ``ConfigError`` when the rule cannot combine ``size`` updates, whatever they are."""
+    rule = RULES[algorithm.name]
+    if rule.select is not None:
+        even = torch.full((size,), 1 / size, dtype=torch.float64)
+        settings = rule.given(rule.select, algorithm.model_dump())
+        rule.select(torch.eye(size, dtype=torch.float64), even, **settings)
+
+
+def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[str, int]]) -> None:
+    """Looks ahead whether ``feddisco`` leaves somebody a weight in every round.
+
+    Args:
+        settings: Rounds, cohorts and weights.
+        domains: Client name to its private examples by domain.
+
+    Raises:
+        ConfigError: Nobody would keep a weight in a round.
+    """
+    if settings.weights != "feddisco":
+        return
+    cards = {c: {"examples": sum(n.values()), "domains": n} for c, n in domains.items()}
+    for number in range(1, settings.rounds + 1):
+        cohort = choose_cohort(
+            list(cards), settings.clients_per_round, seed=settings.seed, round=number
+        )
+        try:
+            _weights({client: cards[client] for client in cohort}, settings)
+        except ConfigError as error:
+            raise ConfigError(
+                f"federation.weights=feddisco, round {number}: {error}: lower federation.disco_a "
+                "or raise federation.disco_b"
+            ) from None
+
+
+def check_update(
+    state: AdapterState, card: UpdateCard, *, sent: AdapterState, base: str, trained: str = "AB"
+) -> None:
     """Refuses an update that must not reach the aggregate.
 
     Args:
@@ -60,10 +119,11 @@ def check_update(state: AdapterState, card: UpdateCard, *, sent: AdapterState, b
         card: What its client says about it.
         sent: The adapter the client started from.
         base: Fingerprint of the run's base model.
+        trained: The factors the round was to train.
 
     Raises:
         AdapterError: It was trained on another base model, has other modules or shapes than what
-            was sent, or holds NaN or infinite values.
+            was sent, moved a frozen factor, or holds NaN or infinite values.
     """
     if card.base != base:
         raise AdapterError(
@@ -80,6 +140,12 @@ def check_update(state: AdapterState, card: UpdateCard, *, sent: AdapterState, b
                 f"{name} has A {tuple(got.A.shape)} and B {tuple(got.B.shape)}; "
                 f"{tuple(expected.A.shape)} and {tuple(expected.B.shape)} were sent"
             )
+        for factor in {"A", "B"} - set(trained):
+            if not torch.equal(getattr(got, factor), getattr(expected, factor)):
+                raise AdapterError(
+                    f"lora_{factor} of {name} is not what was sent, though this round trains "
+                    f"{trained} alone; train it with fedllm.client of this version"
+                )
     check_finite(state, card.client)
 
 
@@ -88,8 +154,8 @@ def close_round(
     failed: Mapping[str, str],
     *,
     algorithm: Algorithm,
-    weighting: Weighting,
-    min_clients: int,
+    settings: FederationConfig,
+    sent: AdapterState,
     round: int,
 ) -> ClosedRound:
     """Weighs and combines the usable updates of a round, in client order.
@@ -98,32 +164,47 @@ def close_round(
         updates: Usable updates by client.
         failed: Reasons of those left out, by client.
         algorithm: Which rule combines them.
-        weighting: Which policy weighs them.
-        min_clients: Fewest updates with which the round stands.
+        settings: Which policy weighs them, and the fewest with which the round stands.
+        sent: The adapter the clients started from.
         round: For messages.
 
     Raises:
         EngineError: Too few updates are usable.
     """
-    if len(updates) < min_clients:
+    if len(updates) < settings.min_clients:
         reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(failed.items()))
         raise EngineError(
-            f"round {round}: {len(updates)} usable updates, federation.min_clients={min_clients} "
-            f"({reasons or 'none arrived'}); mend the clients and run the same command again, or "
-            "lower federation.min_clients"
+            f"round {round}: {len(updates)} usable updates, federation.min_clients="
+            f"{settings.min_clients} ({reasons or 'none arrived'}); mend the clients and run the "
+            "same command again, or lower federation.min_clients"
         )
-    clients = sorted(updates)
-    counts = {
-        client: {"examples": card.examples, "tokens": card.tokens, "steps": card.steps}
-        for client, (_, card) in updates.items()
-    }
-    weights = WEIGHTS[weighting](counts)
-    settings = algorithm.model_dump(exclude={"name"})
+    adapters = {client: updates[client][0] for client in sorted(updates)}
+    cards = {client: updates[client][1].to_dict() for client in adapters}
+    weights = _weights(cards, settings, adapters, sent)
     state, report = aggregate(
-        {client: updates[client][0] for client in clients},
+        {client: adapters[client] for client in weights},
         weights,
         algorithm.name,
+        sent=sent,
         floor=True,
-        **settings,
+        **algorithm.model_dump(exclude={"name"}),
     )
     return ClosedRound(state, report, weights)
+
+
+def _weights(
+    cards: Mapping[str, Mapping[str, Any]],
+    settings: FederationConfig,
+    adapters: Mapping[str, AdapterState] | None = None,
+    sent: AdapterState | None = None,
+) -> dict[str, float]:
+    """The policy's weights, clients without one left out."""
+
+    def products() -> torch.Tensor:
+        with one_blas_thread():
+            return pairwise_products(adapters or {}, sent)
+
+    disco = {"a": settings.disco_a, "b": settings.disco_b}
+    own = disco if settings.weights == "feddisco" else {}
+    weights = weigh(settings.weights, cards, products, **own)
+    return {client: weight for client, weight in weights.items() if weight > 0}

@@ -96,6 +96,7 @@ def train_client(
     client: str,
     pad_id: int,
     accelerator: Accelerator,
+    factors: str = "AB",
     dtype: torch.dtype = torch.float32,
     advance: Callable[[int], None] = NO_ADVANCE,
 ) -> LocalResult:
@@ -114,6 +115,7 @@ def train_client(
         client: Name, for messages.
         pad_id: Token that fills up batches.
         accelerator: From ``start``.
+        factors: Which of ``A`` and ``B`` are trained; the other stays what was sent.
         dtype: Type of the returned adapter (``lora.dtype``).
         advance: Called with the number of finished steps.
 
@@ -122,32 +124,34 @@ def train_client(
     """
     lengths = [len(example.ids) for example in examples]
     plan = batch_plan(lengths, training.batch_size, training.steps, derive_seed(seed, "batches"))
-    trained = list(adapter_parameters(model).values())
-    optimizer = torch.optim.AdamW(
-        trained, lr=lr, weight_decay=training.weight_decay, fused=_fused(accelerator)
-    )
-    prepared: Any = model
-    if accelerator.distributed_type != DistributedType.NO:
-        prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.step = 0  # counts micro-batches
+    tokens, seconds = 0, 0.0
     losses: list[Tensor] = []
     norms: list[Tensor] = []
-    tokens, seconds = 0, 0.0
-    with _training_mode(model, prepared), _seeded(seed, accelerator):
-        for number, positions in enumerate(plan, start=1):
-            chosen = [examples[position] for position in positions]
-            total = sum(example.response_tokens for example in chosen)
-            batches = [
-                _to(collate(part, pad_id), accelerator.device)
-                for part in _slices(chosen, accelerator)
-            ]
-            began = time.perf_counter()
-            loss, norm = _step(prepared, model, batches, total, optimizer, training, accelerator)
-            seconds += time.perf_counter() - began
-            losses.append(loss)
-            norms.append(norm)
-            tokens += total
-            advance(number)
+    with _only(model, factors) as trained:
+        optimizer = torch.optim.AdamW(
+            trained, lr=lr, weight_decay=training.weight_decay, fused=_fused(accelerator)
+        )
+        prepared: Any = model
+        if accelerator.distributed_type != DistributedType.NO:
+            prepared, optimizer = accelerator.prepare(model, optimizer)
+        accelerator.step = 0  # counts micro-batches
+        with _training_mode(model, prepared), _seeded(seed, accelerator):
+            for number, positions in enumerate(plan, start=1):
+                chosen = [examples[position] for position in positions]
+                total = sum(example.response_tokens for example in chosen)
+                batches = [
+                    _to(collate(part, pad_id), accelerator.device)
+                    for part in _slices(chosen, accelerator)
+                ]
+                began = time.perf_counter()
+                loss, norm = _step(
+                    prepared, model, batches, total, optimizer, training, accelerator
+                )
+                seconds += time.perf_counter() - began
+                losses.append(loss)
+                norms.append(norm)
+                tokens += total
+                advance(number)
     began = time.perf_counter()
     history = accelerator.reduce(torch.stack(losses), "sum").tolist()
     seconds += time.perf_counter() - began
@@ -257,6 +261,21 @@ def _bfloat16(training: TrainingConfig, accelerator: Accelerator) -> bool:
     if training.precision == "auto":
         return bool(accelerator.device.type == "cuda")
     return training.precision == "bfloat16"
+
+
+@contextmanager
+def _only(model: Any, factors: str) -> Iterator[list[nn.Parameter]]:
+    """Leaves gradients to the adapter's ``A`` or ``B`` alone (or both); yields what is trained."""
+    parameters = adapter_parameters(model)
+    try:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(
+                name.split(".lora_")[1].removeprefix("embedding_")[0] in factors
+            )
+        yield [p for p in parameters.values() if p.requires_grad]
+    finally:
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
 
 
 @contextmanager

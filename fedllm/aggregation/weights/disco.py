@@ -3,15 +3,42 @@
 *FedDisco: Federated Learning with Discrepancy-Aware Collaboration*, Ye et al., ICML 2023,
 https://arxiv.org/abs/2305.19229: ``p_k`` is proportional to ``relu(n_k / n - a d_k + b)`` with
 ``d_k`` the Euclidean distance of the client's category histogram from the uniform one. A client
-whose coefficient is cut to zero is left out of the result.
+whose coefficient is cut to zero is left out of the result. The server learns how many examples of
+each domain a client holds, and nothing else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from fedllm.errors import ConfigError
+
+
+def feddisco(
+    cards: Mapping[str, Mapping[str, Any]], *, a: float = 0.5, b: float = 0.1
+) -> dict[str, float]:
+    """``by_discrepancy`` of clients' cards; a client alone keeps its place.
+
+    Args:
+        cards: Client name to ``{"examples": n, "domains": {domain: n}}``.
+        a: How much discrepancy counts.
+        b: What every client is given.
+
+    Raises:
+        ConfigError: A card lacks its counts by domain, or nobody keeps a weight.
+    """
+    for client, card in cards.items():
+        if not card.get("domains"):
+            raise ConfigError(
+                f"client {client} reports no counts by domain, which feddisco weighs by; add "
+                "domains to its update.json, give a file of histograms, or weigh by examples"
+            )
+    if len(cards) == 1:
+        return dict.fromkeys(cards, 1.0)
+    examples = {client: card.get("examples", 0) for client, card in cards.items()}
+    return by_discrepancy(examples, {c: card["domains"] for c, card in cards.items()}, a=a, b=b)
 
 
 def by_discrepancy(
