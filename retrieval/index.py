@@ -1,10 +1,10 @@
 """The public pool as a FAISS index on disk: built once, opened memory-mapped, searched.
 
 An index is a directory: ``vectors.faiss`` (flat, float32), ``ids.json``, ``index.json`` (encoder,
-fingerprint, counts), for the approximate kinds ``structure.faiss``, and ``pool.jsonl`` when it
-carries its texts. A flat index is searched exactly. Scores of returned items are recomputed row by
-row in float64, so equal texts have equal scores and ties go to the smaller id, whatever the kind,
-block or thread count.
+fingerprint, counts, measured recall), for the approximate kinds ``structure.faiss``, and
+``pool.jsonl`` when it carries its texts. A flat index is searched exactly. Scores of returned items
+are recomputed row by row in float64, so equal texts have equal scores and ties go to the smaller
+id, whatever the kind, block or thread count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import faiss
 import numpy as np
@@ -23,20 +23,12 @@ import numpy.typing as npt
 from fedllm.atomic import atomic_directory, atomic_json
 from fedllm.data.shards import read_pool, write_pool
 from fedllm.errors import RetrievalError
+from fedllm.retrieval.scan import BLOCK, Mask, Rows, blocks_of, scan
+from fedllm.retrieval.structure import IndexKind, Structure, build_structure, read_tunings
 from fedllm.retrieval.vectors import Array, check_rows
 from fedllm.types import Example
 
-IndexKind = Literal["flat", "ivf", "hnsw"]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-BLOCK = 16_384
-"""Pool rows scored at once; bounds temporary memory at ``BLOCK x queries`` floats."""
-ROUNDING = 4e-6
-"""Above the largest error of a float32 product of unit rows; nearer scores are compared exactly."""
-FORMAT = 1
-LISTS_PER_PROBE = 8
-"""An inverted file looks into every eighth of its lists, those nearest to the query."""
-HNSW_LINKS = 32
+FORMAT = 2
 
 
 class PoolIndex:
@@ -57,7 +49,7 @@ class PoolIndex:
             vectors: ``(N, D)`` unit rows.
             ids: Public name of every row, distinct; row numbers when left out.
             kind: ``flat`` is exact; ``ivf`` (inverted file) and ``hnsw`` (neighbour graph) are
-                approximate; measure recall on your own pool before relying on them.
+                approximate, tuned to a measured recall and used where that is quicker.
             encoder: Name of the encoder.
             fingerprint: Its vector space, compared with that of centroids.
         """
@@ -65,14 +57,14 @@ class PoolIndex:
             raise RetrievalError(f"kind={kind} of index is unknown; use flat, ivf or hnsw")
         rows = check_rows(vectors, "public pool")
         names = [f"{row:09d}" for row in range(len(rows))] if ids is None else list(ids)
-        structure = _structure(kind, rows)
+        structure = build_structure(kind, rows)
         self._set(rows, names, structure, kind, encoder, fingerprint)
 
     def _set(
         self,
         vectors: Array,
         ids: list[str],
-        structure: Any,
+        structure: Structure | None,
         kind: IndexKind,
         encoder: str,
         fingerprint: str,
@@ -104,16 +96,20 @@ class PoolIndex:
         """Width of the embeddings."""
         return int(self.vectors.shape[1])
 
+    def measured(self) -> list[str]:
+        """What was measured of an approximate kind, a line per depth; nothing for a flat index."""
+        if self.structure is None:
+            return []
+        if not self.structure.tunings:
+            return ["too few items for an approximate search to be any use; searched exactly"]
+        return [str(tuning) for tuning in self.structure.tunings]
+
     def extended(self, vectors: npt.NDArray[Any], ids: Sequence[str]) -> PoolIndex:
         """A larger index; an approximate structure grows without being trained again."""
         rows = check_rows(vectors, "added rows", dimension=self.dimension)
         larger = PoolIndex.__new__(PoolIndex)
-        structure = self.structure
-        if structure is not None:
-            # Not clone_index: the copy of a memory-mapped structure cannot grow.
-            structure = faiss.deserialize_index(faiss.serialize_index(structure))
-            structure.add(rows)
         together = np.concatenate([self.vectors, rows])
+        structure = self.structure.extended(rows, together) if self.structure else None
         names = [*self.ids, *ids]
         larger._set(together, names, structure, self.kind, self.encoder, self.fingerprint)
         return larger
@@ -136,11 +132,12 @@ class PoolIndex:
             "fingerprint": self.fingerprint,
             "dimension": self.dimension,
             "items": len(self),
+            "tuning": self.structure.facts() if self.structure else [],
         }
         with atomic_directory(folder) as part:
             faiss.write_index(flat, str(part / "vectors.faiss"))
             if self.structure is not None:
-                faiss.write_index(self.structure, str(part / "structure.faiss"))
+                faiss.write_index(self.structure.inner, str(part / "structure.faiss"))
             if pool:
                 write_pool(part / "pool.jsonl", pool)
             atomic_json(part / "ids.json", self.ids)
@@ -169,8 +166,9 @@ def open_index(folder: Path) -> PoolIndex:
         flat: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         structure = None
         if facts.get("kind") != "flat":
-            structure = faiss.read_index(str(folder / "structure.faiss"), faiss.IO_FLAG_MMAP_IFC)
-    except (OSError, ValueError, RuntimeError) as error:
+            inner = faiss.read_index(str(folder / "structure.faiss"), faiss.IO_FLAG_MMAP_IFC)
+            structure = Structure(facts["kind"], inner, read_tunings(facts.get("tuning", [])))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RetrievalError(
             f"{folder}: no usable index ({type(error).__name__}); "
             f"build one with: fedllm index build POOL --out {folder}"
@@ -209,25 +207,6 @@ class _Mapped:
         return np.asarray(self)
 
 
-def _structure(kind: IndexKind, rows: Array) -> Any:
-    """The approximate FAISS structure over ``rows``; ``None`` for a flat index."""
-    if kind == "flat":
-        return None
-    width = rows.shape[1]
-    if kind == "hnsw":
-        graph: Any = faiss.IndexHNSWFlat(width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        graph.add(rows)
-        return graph
-    # As many lists as rows in a list, but enough rows in each to train it.
-    lists = max(1, min(round(len(rows) ** 0.5), len(rows) // 39))
-    quantizer = faiss.IndexFlatIP(width)
-    inverted: Any = faiss.IndexIVFFlat(quantizer, width, lists, faiss.METRIC_INNER_PRODUCT)
-    inverted.cp.max_points_per_centroid = 64
-    inverted.train(rows)
-    inverted.add(rows)
-    return inverted
-
-
 def search(
     index: PoolIndex,
     queries: Array,
@@ -238,58 +217,27 @@ def search(
 ) -> list[tuple[Rows, Array]]:
     """Nearest rows ``(<= count,)`` and cosines of every query ``(D,)``, best first.
 
+    Exact for a flat index, and for the approximate kinds wherever they were not measured to be
+    quicker at the recall they promise.
+
     Args:
-        index: The pool; exact if flat.
+        index: The pool.
         queries: ``(K, D)`` unit rows.
         count: How many per query.
         max_similarity: Rows strictly above it are left out.
         allowed: ``(N,)`` mask of rows that may be returned.
     """
-    if index.structure is not None:
-        return _search_structure(index, queries, count, max_similarity, allowed)
-    kept: list[Rows] = [np.empty(0, np.int64)] * len(queries)
-    approximate: list[Array] = [np.empty(0, np.float32)] * len(queries)
-    for start in range(0, len(index), BLOCK):
-        scores = queries @ index.vectors[start : start + BLOCK].T  # (K, block)
-        scores[scores > max_similarity + ROUNDING] = -np.inf
-        if allowed is not None:
-            scores[:, ~allowed[start : start + BLOCK]] = -np.inf
-        for query, row_scores in enumerate(scores):
-            floor = _floor(approximate[query], count, max_similarity)
-            hits = np.flatnonzero(row_scores >= max(floor, -2.0))
-            rows = np.concatenate([kept[query], hits + start])
-            values = np.concatenate([approximate[query], row_scores[hits]])
-            inside = values >= _floor(values, count, max_similarity)
-            kept[query], approximate[query] = rows[inside], values[inside]
+    structure = index.structure
+    tuning = structure.tuning(count) if structure else None
+    if structure and tuning:
+        found = structure.candidates(queries, count, tuning.effort, max_similarity, allowed)
+    else:
+        blocks = blocks_of(index.vectors, len(queries))
+        found = scan(blocks, queries, count, ceiling=max_similarity, allowed=allowed)
     return [
         _exact(index, query, rows, count, max_similarity)
-        for query, rows in zip(queries, kept, strict=True)
+        for query, rows in zip(queries, found, strict=True)
     ]
-
-
-def _search_structure(
-    index: PoolIndex, queries: Array, count: int, ceiling: float, allowed: Mask | None
-) -> list[tuple[Rows, Array]]:
-    """Asks the structure for more until the ceiling leaves enough or it has nothing more."""
-    structure = index.structure
-    depth = count
-    while True:
-        depth = min(depth, len(index))
-        if index.kind == "hnsw":
-            structure.hnsw.efSearch = max(64, 2 * depth)
-        else:
-            structure.nprobe = max(1, structure.nlist // LISTS_PER_PROBE)
-        _, labels = structure.search(queries, depth)
-        found = []
-        for query, row_labels in zip(queries, labels, strict=True):
-            rows = row_labels[row_labels >= 0]
-            rows = rows if allowed is None else rows[allowed[rows]]
-            found.append(_exact(index, query, rows, count, ceiling))
-        exhausted = (labels < 0).any(axis=1) | (depth == len(index))
-        short = np.array([len(rows) < count for rows, _ in found])
-        if not (short & ~exhausted).any():
-            return found
-        depth *= 2
 
 
 def nearest(rows: Array, count: int) -> tuple[Array, Rows]:
@@ -302,14 +250,6 @@ def nearest(rows: Array, count: int) -> tuple[Array, Rows]:
             rows[part], rows, count, metric=faiss.METRIC_INNER_PRODUCT
         )
     return scores, found
-
-
-def _floor(values: Array, count: int, ceiling: float) -> float:
-    """Rounded scores below this cannot be among the ``count`` best at or below ``ceiling``."""
-    certain = values[values <= ceiling - ROUNDING]
-    if len(certain) < count:
-        return -np.inf
-    return float(np.partition(certain, len(certain) - count)[len(certain) - count]) - 2 * ROUNDING
 
 
 def _exact(

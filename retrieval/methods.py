@@ -22,8 +22,9 @@ from fedllm.retrieval.diversity import (
     select_k_center,
     select_novel_sum,
 )
-from fedllm.retrieval.index import PoolIndex, Rows
+from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.retrieve import Dedup, Retrieved, retrieve
+from fedllm.retrieval.scan import Rows
 from fedllm.retrieval.selection import Selection, SelectionMethod, select_centers
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed, numpy_rng

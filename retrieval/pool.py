@@ -16,8 +16,9 @@ from fedllm.data.sources import load_source
 from fedllm.errors import DataError
 from fedllm.retrieval.contamination import Hit, overlap_hits
 from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
-from fedllm.retrieval.index import IndexKind, PoolIndex
+from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.methods import Augmentation
+from fedllm.retrieval.structure import IndexKind
 from fedllm.types import Example
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
-from fedllm.retrieval.index import PoolIndex, Rows, search
+from fedllm.retrieval.index import PoolIndex, search
+from fedllm.retrieval.scan import Rows
 from fedllm.retrieval.vectors import Array
 
 Dedup = Literal["none", "client", "global"]
@@ -90,16 +91,15 @@ def _merge(
     index: PoolIndex, found: list[tuple[Rows, Array]], names: list[str], client: str
 ) -> Retrieved:
     """One client's items over its centres, each once with its best score, best first."""
-    best: dict[int, float] = {}
-    for name, (rows, scores) in zip(names, found, strict=True):
-        if name == client:
-            for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-                best[row] = max(score, best.get(row, -2.0))
-    rows = np.array(list(best), dtype=np.int64)
-    scores = np.array(list(best.values()), dtype=np.float32)
+    own = [pair for name, pair in zip(names, found, strict=True) if name == client]
+    rows = np.concatenate([rows for rows, _ in own])
+    scores = np.concatenate([scores for _, scores in own])
     order = np.lexsort((index.tie_rank[rows], -scores))
-    rows = rows[order]
-    return Retrieved([index.ids[row] for row in rows], rows, scores[order])
+    rows, scores = rows[order], scores[order]
+    if len(own) > 1:
+        first = np.sort(np.unique(rows, return_index=True)[1])
+        rows, scores = rows[first], scores[first]
+    return Retrieved([index.ids[row] for row in rows.tolist()], rows, scores)
 
 
 def _allocate(

@@ -1,6 +1,7 @@
 """The public pool: exact search under a ceiling, ties, de-duplication, files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval import index as index_module
+from fedllm.retrieval import scan as scan_module
 from fedllm.retrieval.index import PoolIndex, open_index, read_texts
 from fedllm.retrieval.retrieve import retrieve
+from fedllm.retrieval.structure import TARGET, Structure
 from fedllm.types import Example
 
 
@@ -63,12 +66,13 @@ def test_ceiling_drops_only_what_is_strictly_above_it():
     assert found.ids == ["far"]
 
 
-def test_result_does_not_depend_on_the_block_size(monkeypatch):
+def test_result_does_not_depend_on_how_the_pool_is_cut(monkeypatch):
     rng = np.random.default_rng(5)
     rows = unit(rng, 50)[rng.integers(0, 50, 300)]
     centers = {"a": unit(rng, 3), "b": unit(rng, 2)}
     expected = retrieve(PoolIndex(rows), centers, per_client=40, max_similarity=0.8)
-    monkeypatch.setattr(index_module, "BLOCK", 7)
+    monkeypatch.setattr(scan_module, "BLOCK", 7)
+    monkeypatch.setattr(scan_module, "SPARE", 0)  # thin out after every block
     found = retrieve(PoolIndex(rows), centers, per_client=40, max_similarity=0.8)
     assert {k: v.ids for k, v in found.items()} == {k: v.ids for k, v in expected.items()}
     for client in centers:
@@ -211,22 +215,70 @@ def clustered_rows(seed, rows=3000, topics=30, width=24):
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
+def always_used(structure):
+    """The structure as if it had been measured to cost nothing."""
+    free = [replace(t, seconds=0.0, exact_seconds=1.0, recall=1.0) for t in structure.tunings]
+    return Structure(structure.kind, structure.inner, free)
+
+
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_approximate_kinds_find_nearly_everything_and_keep_the_ceiling(kind, tmp_path):
+def test_approximate_kinds_reach_the_recall_they_were_tuned_to_and_keep_the_ceiling(kind, tmp_path):
     rows = clustered_rows(0)
-    exact = PoolIndex(rows)
-    PoolIndex(rows, kind=kind).save(tmp_path / "pool")
+    exact = PoolIndex(rows[12:])
+    PoolIndex(rows[12:], kind=kind).save(tmp_path / "pool")
     opened = open_index(tmp_path / "pool")
     assert opened.kind == kind
-    centers = {f"c{k}": row for k, row in enumerate(clustered_rows(0, 12))}
-    expected = retrieve(exact, centers, per_client=50, max_similarity=0.9)
-    found = retrieve(opened, centers, per_client=50, max_similarity=0.9)
-    hits = [len(set(found[c].ids) & set(expected[c].ids)) / 50 for c in centers]
-    assert np.mean(hits) > 0.9
-    for client, items in found.items():
-        assert items.scores.max() <= np.float32(0.9)
-        exactly = [float(np.dot(exact.vectors[row], centers[client])) for row in items.rows]
-        assert np.allclose(items.scores, exactly, atol=1e-6)
+    (tuning,) = opened.structure.tunings
+    assert tuning.depth == 100
+    assert tuning.recall >= TARGET or tuning.seconds > tuning.exact_seconds
+    opened.structure = always_used(opened.structure)
+    centers = {f"c{k}": row for k, row in enumerate(rows[:12])}
+    for ceiling in (0.9, 1.0):
+        expected = retrieve(exact, centers, per_client=100, max_similarity=ceiling)
+        found = retrieve(opened, centers, per_client=100, max_similarity=ceiling)
+        hits = [len(set(found[c].ids) & set(expected[c].ids)) / 100 for c in centers]
+        assert np.mean(hits) > 0.98
+        for client, items in found.items():
+            assert items.scores.max() <= np.float32(ceiling)
+            exactly = [float(np.dot(exact.vectors[row], centers[client])) for row in items.rows]
+            assert np.allclose(items.scores, exactly, atol=1e-6)
+
+
+def test_every_list_probed_is_the_exact_search():
+    rows = clustered_rows(2)
+    index = PoolIndex(rows, kind="ivf")
+    lists = index.structure.inner.nlist
+    allowed = np.arange(len(rows)) % 3 > 0
+    found = index.structure.candidates(rows[:9], 50, lists, 0.9, allowed)
+    exact = scan_module.scan(
+        scan_module.blocks_of(rows, 9), rows[:9], 50, ceiling=0.9, allowed=allowed
+    )
+    assert [sorted(f.tolist()) for f in found] == [sorted(e.tolist()) for e in exact]
+
+
+def test_a_structure_that_is_no_use_is_not_used_and_says_so(tmp_path):
+    rows = clustered_rows(3)
+    index = PoolIndex(rows, kind="ivf")
+    slow = [replace(t, seconds=9.0, exact_seconds=1.0) for t in index.structure.tunings]
+    index.structure = Structure("ivf", index.structure.inner, slow)
+    index.structure.candidates = None  # would raise when asked
+    found = retrieve(index, {"a": rows[0]}, per_client=50)["a"]
+    assert found.ids == retrieve(PoolIndex(rows), {"a": rows[0]}, per_client=50)["a"].ids
+    assert "not used, the exact search is" in index.measured()[0]
+    index.save(tmp_path / "pool")
+    facts = json.loads((tmp_path / "pool" / "index.json").read_text())
+    assert [row["used"] for row in facts["tuning"]] == [False]
+    assert open_index(tmp_path / "pool").structure.tunings == tuple(slow)
+    (few,) = PoolIndex(rows[:200], kind="ivf").measured()
+    assert "too few items" in few
+
+
+def test_deeper_than_measured_is_searched_exactly():
+    rows = clustered_rows(4)
+    index = PoolIndex(rows, kind="ivf")
+    index.structure = always_used(index.structure)
+    assert index.structure.tuning(100) is not None
+    assert index.structure.tuning(101) is None
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
