@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm.adapters.manifest import sha256
 from fedllm.data.columns import Row
 from fedllm.data.files import read_rows
 from fedllm.errors import DataError
@@ -37,6 +38,8 @@ class Scripted:
 
     answers: Mapping[tuple[str, str], Answer] | None
     name: str
+    sha256: str = ""
+    """Hash of the file."""
 
     def generate(
         self, loaded: Loaded, asking: Asking, done: Collection[int]
@@ -77,7 +80,7 @@ class Scripted:
 
 def silent() -> Scripted:
     """The model that answers nothing and prefers nothing."""
-    return Scripted(None, SILENT)
+    return Scripted(None, SILENT, SILENT)
 
 
 def read_answers(path: Path) -> Scripted:
@@ -94,7 +97,7 @@ def read_answers(path: Path) -> Scripted:
     answers = {}
     for row in read_rows(path, str(path)):
         answers[text(row, "task"), text(row, "id", "sample_id")] = _answer(row)
-    return Scripted(answers, str(path))
+    return Scripted(answers, str(path), sha256(path))
 
 
 def _answer(row: Row) -> Answer:

@@ -37,6 +37,13 @@ class Loaded:
     note: str = ""
     """What a reader of the numbers should know: missing few-shot examples."""
 
+    @property
+    def sha256(self) -> str:
+        """Hash of all questions with their examples, in order."""
+        shown = [question for subject in sorted(self.shots) for question in self.shots[subject]]
+        hashes = "".join(question.sha256 for question in (*self.questions, *shown))
+        return hashlib.sha256(hashes.encode()).hexdigest()
+
 
 class Library:
     """The files below one folder, by name."""
