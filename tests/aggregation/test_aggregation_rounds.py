@@ -1,0 +1,251 @@
+"""Recipes whose rounds use every rule and weight policy that makes sense there."""
+
+import inspect
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from pydantic import ValidationError
+from runs import fingerprints, small_config, small_recipe
+from synthetic import adapter, clients
+
+from fedllm.adapters.state import AdapterState, load_adapter
+from fedllm.aggregation import RULES
+from fedllm.algorithms import OUTSIDE, SECTIONS
+from fedllm.config import FederationConfig
+from fedllm.errors import AdapterError, ConfigError
+from fedllm.experiment import run_experiment
+from fedllm.progress import Watcher
+from fedllm.recipe import parse_recipe
+from fedllm.runs import open_run, read_json
+from fedllm.server.rounds import (
+    UpdateCard,
+    check_cohort,
+    check_update,
+    check_weighting,
+    close_round,
+)
+
+PLAIN = {"retrieval": {"method": "none"}, "eval": {"arms": []}}
+TWO_DOMAINS = {
+    "partition": "iid",
+    "clients": 3,
+    "test": [],
+    "private": [{"path": "samples:code", "limit": 12}, {"path": "samples:math", "limit": 24}],
+}
+
+
+def work(folder, name="run", **sections):
+    config = small_config(folder, name, **{**PLAIN, **sections})
+    run_experiment(config, Watcher(quiet=True), command="test", started=time.monotonic())
+    return open_run(folder / name)
+
+
+def card(client, **values):
+    counts = {"public_examples": 0, "tokens": 9, "steps": 2, "loss_first": 2.0, "loss_last": 1.0}
+    return UpdateCard(
+        **{"client": client, "round": 1, "base": "b", "examples": 5, **counts, **values}
+    )
+
+
+# The sections of the recipe.
+
+
+def test_every_rule_runs_in_rounds_or_says_why_not():
+    assert set(SECTIONS) | set(OUTSIDE) == set(RULES)
+    assert not set(SECTIONS) & set(OUTSIDE)
+    for name in SECTIONS:
+        assert not RULES[name].remainder
+        assert not RULES[name].needs_sent
+
+
+@pytest.mark.parametrize("name", sorted(SECTIONS))
+def test_a_section_has_settings_of_its_rule_with_the_same_defaults(name):
+    rule = RULES[name]
+    parameters = {**inspect.signature(rule.combine).parameters}
+    parameters |= inspect.signature(rule.select).parameters if rule.select else {}
+    section = SECTIONS[name]()
+    settings = section.model_dump(exclude={"name"})
+    rule.check_settings(name, settings)
+    assert settings == {key: parameters[key].default for key in settings}
+    shape = {"rank", "energy", "seed"}  # the run decides these
+    own = rule.settings_of(rule.select if rule.select else rule.combine)
+    assert set(own) - set(settings) <= shape
+
+
+@pytest.mark.parametrize("name", sorted(OUTSIDE))
+def test_a_rule_that_cannot_run_in_rounds_is_refused_with_the_reason(tmp_path, name):
+    recipe = small_recipe(tmp_path)
+    with pytest.raises(ConfigError, match=f"algorithm: rule {name} cannot run in rounds.*; use "):
+        parse_recipe({**recipe, "algorithm": {"name": name}}, "r")
+
+
+def test_unknown_rules_and_settings_are_refused_with_the_known_ones(tmp_path):
+    recipe = small_recipe(tmp_path)
+    for algorithm, message in [
+        ({"name": "fedavg"}, "expected tags: 'fedit', 'ffa', 'rolora'"),
+        ({"name": "median", "trim": 0.1}, "algorithm.trim: unknown key; known keys: name, steps"),
+        ({"name": "trimmed-mean", "trim": 1.5}, "algorithm.trim=1.5"),
+        ({"name": "flexlora", "energy": 0.9}, "algorithm.energy: unknown key; known keys: name, s"),
+        ({"name": "krum", "byzantine": "few"}, "algorithm.byzantine='few'"),
+        ({"name": ["fedit"]}, "algorithm"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            parse_recipe({**recipe, "algorithm": algorithm}, "r")
+        assert message in str(caught.value)
+
+
+def test_a_cohort_too_small_for_the_rule_is_found_before_training(tmp_path):
+    check_cohort(SECTIONS["krum"](), 3)
+    check_cohort(SECTIONS["flexlora"](), 1)
+    for section, size in [(SECTIONS["krum"](), 2), (SECTIONS["multi-krum"](keep=5), 4)]:
+        with pytest.raises(ConfigError, match="krum"):
+            check_cohort(section, size)
+    with pytest.raises(ConfigError, match="krum needs at least byzantine"):
+        work(tmp_path, algorithm={"name": "krum"})  # two clients per round
+    assert not list((tmp_path / "run" / "rounds").glob("*/updates"))
+
+
+# Whole runs, one per family.
+
+
+FAMILIES = {
+    "flexlora": {"split": "balanced"},
+    "lora-fair": {"solver": "sgd-paper", "axis": "columns", "steps": 3, "lam": 1.0},
+    "fedrot": {},
+    "hetlora": {},
+    "raflora": {},
+    "norm-bound": {},
+    "trimmed-mean": {"trim": 0.3},
+    "fedsvd": {},
+    "ffa": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_run_of_every_family(tmp_path, name):
+    run = work(tmp_path, algorithm={"name": name, **FAMILIES[name]})
+    start = load_adapter(run.federation.round(0).aggregate)
+    end = load_adapter(run.federation.round(2).aggregate)
+    for module in start.modules:
+        assert end.rank(module) == start.rank(module)
+        assert float(end.factors(module).B.abs().sum()) > 0
+        if name == "ffa":
+            assert torch.equal(end.factors(module).A, start.factors(module).A)
+    summary = read_json(run.report / "summary.json")
+    assert summary["arms"][0]["title"] == SECTIONS[name].title
+    trained = {"ffa": "B", "fedsvd": "B"}.get(name, "AB")
+    for number in (1, 2):
+        this = run.federation.round(number)
+        assert read_json(this.plan)["trained"] == trained
+        assert len(read_json(this.metrics)["weights"]) >= 1
+        assert not read_json(this.metrics)["failed"]
+
+
+ROLORA = {"algorithm": {"name": "rolora"}, "federation": {"rounds": 4, "clients_per_round": 2}}
+
+
+def test_rolora_trains_one_factor_a_round_and_resumes_to_the_same_bytes(tmp_path):
+    run = work(tmp_path, "whole", **ROLORA)
+    adapters = [load_adapter(run.federation.round(n).aggregate) for n in range(5)]
+    for number in range(1, 5):
+        frozen, moved = ("A", "B") if number % 2 else ("B", "A")
+        this = run.federation.round(number)
+        assert read_json(this.plan)["trained"] == moved
+        for module in adapters[0].modules:
+            before, after = adapters[number - 1].factors(module), adapters[number].factors(module)
+            assert torch.equal(getattr(before, frozen), getattr(after, frozen))
+            assert not torch.equal(getattr(before, moved), getattr(after, moved))
+    again = work(tmp_path, "again", **ROLORA)
+    for number in (2, 3, 4):  # what a kill in round 2, after one client, leaves
+        this = again.federation.round(number)
+        keep = read_json(this.plan)["cohort"][0] if number == 2 else None
+        for path in sorted(this.path.iterdir()):
+            if keep is None or path.name not in ("plan.json", "sent", "updates"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for update in (this.path / "updates").glob("*"):
+            if update.name != keep:
+                shutil.rmtree(update)
+        if keep is None:
+            this.path.rmdir()
+    shutil.rmtree(again.report)
+    work(tmp_path, "again", **ROLORA)
+    assert fingerprints(tmp_path / "again") == fingerprints(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("policy", ["norm", "inverse-distance", "feddisco"])
+def test_weight_policies_of_a_recipe(tmp_path, policy):
+    federation = {"weights": policy, "rounds": 1, "clients_per_round": None}
+    run = work(tmp_path, federation=federation, data=TWO_DOMAINS)
+    this = run.federation.round(1)
+    weights = read_json(this.metrics)["weights"]
+    assert len(weights) == 3 and min(weights.values()) > 0
+    assert len(set(weights.values())) > 1
+    for client in weights:
+        told = json.loads((this.update(client) / "update.json").read_text())
+        assert ("domains" in told) == (policy == "feddisco")
+        if policy == "feddisco":
+            assert sum(told["domains"].values()) == told["examples"]
+            assert set(told["domains"]) <= {"code", "math"}
+
+
+def test_feddisco_that_leaves_nobody_a_weight_is_refused_before_the_model_loads(tmp_path):
+    federation = {"weights": "feddisco", "disco_a": 3.0}
+    with pytest.raises(ConfigError, match=r"feddisco, round 1: no client .* federation.disco_a"):
+        work(tmp_path, federation=federation)  # one domain per client
+    assert not (tmp_path / "run" / "base.json").exists()
+
+
+def test_looking_ahead_concerns_feddisco_alone():
+    domains = {"a": {"x": 3}, "b": {"y": 3}}
+    check_weighting(FederationConfig(disco_a=9.0), domains)
+    check_weighting(FederationConfig(weights="feddisco", clients_per_round=1, disco_a=9.0), domains)
+    with pytest.raises(ConfigError, match="round 1"):
+        check_weighting(FederationConfig(weights="feddisco", disco_a=9.0), domains)
+
+
+# What arrives.
+
+
+def test_an_update_that_moved_a_frozen_factor_is_refused():
+    sent = adapter(1)
+    moved = AdapterState(
+        {m: type(f)(f.A * 1.01, f.B, f.scaling) for m, f in sent.lora.items()}, {}, sent.config
+    )
+    check_update(moved, card("c"), sent=sent, base="b", trained="A")
+    with pytest.raises(AdapterError, match="lora_A of layers.* is not what was sent"):
+        check_update(moved, card("c"), sent=sent, base="b", trained="B")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"examples": -1},
+        {"examples": "9"},
+        {"tokens": True},
+        {"loss_last": float("nan")},
+        {"domains": {"x": -2}},
+        {"note": "private text"},
+    ],
+)
+def test_cards_of_wrong_values_are_refused(change):
+    sound = card("c", domains={"x": 5}).to_dict()
+    assert UpdateCard.from_json(json.dumps(sound).encode()).domains == {"x": 5}
+    with pytest.raises(ValidationError):
+        UpdateCard.from_json(json.dumps({**sound, **change}).encode())
+
+
+def test_a_client_without_a_step_is_left_out_by_norm():
+    sent = adapter(50)
+    states = {**clients(2), "still": AdapterState(sent.lora, {}, sent.config)}
+    closed = close_round(
+        {name: (state, card(name)) for name, state in states.items()},
+        {},
+        algorithm=SECTIONS["fedit"](),
+        settings=FederationConfig(weights="norm"),
+        sent=sent,
+        round=1,
+    )
+    assert set(closed.weights) == {"client0", "client1"}
