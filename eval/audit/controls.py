@@ -160,13 +160,15 @@ def judge_permutation(scores: Mapping[str, Scores], design: Design) -> Check:
 def judge_positive(scores: Mapping[str, Scores], design: Design) -> Check:
     """An adapter trained until it overfits must be caught."""
     found = scores["positive"]
-    area = auc_interval(found["trained"], found["untrained"])
+    secrets = found["secrets"]
+    area = auc_interval(found["trained"][:secrets], found["untrained"][:secrets])
+    texts = auc(found["trained"][secrets:], found["untrained"][secrets:])
     holds = area.mean >= CAUGHT
     sentence = (
-        f"A throw-away adapter overfit on {len(found['trained'])} samples "
-        + ("is caught" if holds else "is NOT caught")
-        + f": its samples rank above {len(found['untrained'])} others in {percent(area.mean)} of "
-        f"pairs (at least {percent(CAUGHT)} wanted)."
+        f"A throw-away adapter overfit on {secrets} secrets and {len(found['trained']) - secrets} "
+        f"texts {'is caught' if holds else 'is NOT caught'}: its secrets rank above {secrets} "
+        f"others in {percent(area.mean)} of pairs (at least {percent(CAUGHT)} wanted), its texts "
+        f"above others in {percent(texts)}."
     )
     return Check("positive", "Overfit adapter", holds, shifted(area, -0.5), sentence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,10 @@ def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, f
                 controls[control.name] = control.measure(context)
             seconds[control.name] = time.monotonic() - began
             tick(f"control: {control.name}")
-    return Stored(context.design, controls, found), seconds
+    stored = Stored(context.design, controls, found)
+    # judged as it is read back, so that `verify` meets the same order of keys
+    again = json.loads(json.dumps(stored.as_dict(), sort_keys=True, allow_nan=False))
+    return Stored.from_dict(again), seconds
 
 
 def _fitting(population: Population, subject: Subject) -> Population:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedllm.config import LoraConfig, TrainingConfig
 from fedllm.errors import EngineError
+from fedllm.eval.audit.canaries import reference_samples, references
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.controls import (
     CAUGHT,
@@ -31,19 +32,26 @@ from fedllm.training.model import attach_lora, detach
 
 LORA = LoraConfig(rank=16, alpha=32)
 SAMPLES = 16
-"""Samples the overfit adapter is trained on, and as many it is not."""
-BATCH, STEPS, BURSTS = 8, 30, 6
+"""Non-members the overfit adapter is trained on, and as many it is not; of secrets the same."""
+BATCH, STEPS, BURSTS = 8, 60, 5
 RATES = (1e-2, 3e-3)
 """Learning rates tried: what a small model needs makes a large one diverge."""
 
 
 def positive_scores(context: Context) -> Scores:
-    """Trains on half of some non-members until the gain over the base tells the halves apart."""
+    """Trains on secrets and some non-members until the gain over the base gives the secrets away.
+
+    Secrets cannot be guessed, so whoever overfits on them must be caught; how well the non-members
+    are told apart says what the shard's own texts allow.
+    """
     seed = derive_seed(context.design.seed, "audit positive control")
-    inside, outside = halves(list(context.population.of("nonmember")), seed, SAMPLES)
+    texts = halves(list(context.population.of("nonmember")), seed, SAMPLES)
+    secrets = reference_samples(references(2 * SAMPLES, seed))
+    inside = [*secrets[:SAMPLES], *texts[0]]
+    outside = [*secrets[SAMPLES:], *texts[1]]
     base = context.subject.base
     accelerator = start(TrainingConfig(batch_size=BATCH))
-    best: Scores = {"trained": [0.0], "untrained": [0.0], "steps": 0}
+    best: Scores = {"trained": [0.0] * 2, "untrained": [0.0] * 2, "secrets": 1, "steps": 0}
     reached = -1.0
     for rate in RATES:
         model = attach_lora(base, LORA, seed=seed)
@@ -60,10 +68,15 @@ def positive_scores(context: Context) -> Scores:
                     accelerator=accelerator,
                 )
                 gains = [_gains(context, model, samples) for samples in (inside, outside)]
-                area = auc(*gains)
+                area = auc(*(values[:SAMPLES] for values in gains))
                 if area > reached:
                     reached = area
-                    best = {"trained": gains[0], "untrained": gains[1], "steps": burst * STEPS}
+                    best = {
+                        "trained": gains[0],
+                        "untrained": gains[1],
+                        "secrets": SAMPLES,
+                        "steps": burst * STEPS,
+                    }
                 if reached > (1 + CAUGHT) / 2:
                     return best
         except EngineError:  # diverged: the next rate is gentler
