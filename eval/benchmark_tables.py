@@ -14,6 +14,12 @@ from fedllm.eval import formats
 from fedllm.eval.pairs import Paired
 from fedllm.eval.stats import Interval
 
+FITS = {
+    "shots cut": "asked with fewer few-shot examples than wanted: the context is too short",
+    "answer cut": "left less room for the answer than the task grants",
+    "too long": "did not fit the context and count as wrong",
+}
+
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """One table of scores, arms down and tasks across, and what has to be known about it."""
@@ -34,7 +40,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     table.add_row(
         Text("majority class", style="dim"), *(_majority(summary, name) for name in tasks)
     )
-    console.print(table)
+    _print_whole(table, console)
     for line in remarks(summary):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -45,10 +51,11 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     for name, task in summary["tasks"].items():
         if task["note"]:
             lines.append(f"{name}: {task['note']}")
-        for arm in summary["arms"]:
-            found = arm["tasks"].get(name)
-            if found:
-                lines += [f"{name}, {arm['title']}: {text}" for text in _oddities(found)]
+        results = {
+            arm["title"]: arm["tasks"][name] for arm in summary["arms"] if name in arm["tasks"]
+        }
+        if results:
+            lines += [f"{name}: {text}" for text in _oddities(task, results)]
     run = summary["runs"][-1]
     lines += [f"{name}: skipped, {why}" for name, why in run.get("skipped", {}).items()]
     if run.get("isolation"):
@@ -56,18 +63,29 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _oddities(found: Mapping[str, Any]) -> list[str]:
-    words = {
-        "shots cut": "asked with fewer few-shot examples, which did not fit the context",
-        "answer cut": "left less room for the answer than the task grants",
-        "too long": "did not fit the context and count as wrong",
-    }
-    texts = [
-        f"{count} of {found['n']} questions {words[fit]}" for fit, count in found["fits"].items()
-    ]
-    if found["parse_rate"] < 0.95:
-        texts.append(f"{formats.percent(1 - found['parse_rate'])} of the answers hold no answer")
-    return texts
+def _oddities(task: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line per oddity, the arms it concerns put together."""
+    lines = []
+    for fit, words in FITS.items():
+        counts = {found["fits"].get(fit, 0) for found in results.values()} - {0}
+        if counts:
+            n = next(iter(results.values()))["n"]
+            lines.append(f"{_range(counts)} of {n} questions {words}")
+    if task["kind"] != "choose":
+        unread = {name: 1 - found["parse_rate"] for name, found in results.items()}
+        rates = {round(100 * rate) for rate in unread.values() if rate > 0.05}
+        concerned = [name for name, rate in unread.items() if rate > 0.05]
+        if rates:
+            who = "every arm" if len(concerned) == len(results) else formats.listed(concerned)
+            lines.append(
+                f"{_range(rates)} % of the answers could not be read and count as wrong ({who})"
+            )
+    return lines
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def print_pairs(found: Mapping[str, Sequence[Paired]], console: Console) -> None:
@@ -79,13 +97,21 @@ def print_pairs(found: Mapping[str, Sequence[Paired]], console: Console) -> None
             table.add_column(head, justify="right" if place else "left", no_wrap=True)
         for row in rows:
             table.add_row(*_row(row), style="bold" if row.significant else "")
-        console.print(table)
+        _print_whole(table, console)
     console.print(
         "Difference in percentage points with its 95 % interval; bold: p < 0.05 after Holm; "
         "h: Cohen's effect size; detectable: the difference these questions show in 4 cases of 5.",
         style="dim",
         soft_wrap=True,
     )
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """A terminal may scroll or wrap, but no number is cut."""
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update_width(500)).maximum
+    )
+    console.print(table)
 
 
 def _row(row: Paired) -> list[str]:

@@ -84,7 +84,7 @@ class Output:
         Raises:
             ConfigError: The folder holds something else.
         """
-        new = {
+        new: dict[str, Any] = {
             "model": dict(model),
             "settings": dict(settings),
             "tasks": {loaded.task.name: task_entry(loaded) for loaded in tasks},

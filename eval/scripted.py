@@ -46,6 +46,7 @@ class Scripted:
     ) -> Iterator[dict[int, Generated]]:
         """The texts of the script."""
         copies = asking.copies(loaded.task)
+        found = {}
         for place, question, answer in self._look_up(loaded, done):
             texts = answer.texts if len(answer.texts) > 1 else answer.texts * copies
             if len(texts) != copies:
@@ -53,14 +54,17 @@ class Scripted:
                     f"{self.name}: {len(texts)} outputs for {loaded.task.name} {question.id}, "
                     f"expected {copies}; set --samples"
                 )
-            yield {place: Generated(_asked(question), texts, (0,) * copies)}
+            found[place] = Generated(_asked(question), texts, (0,) * copies)
+        yield found
 
     def choose(
         self, loaded: Loaded, asking: Asking, done: Collection[int]
     ) -> Iterator[dict[int, Chosen]]:
         """The script's likelihoods, or certainty for the choice that its text names."""
-        for place, question, answer in self._look_up(loaded, done):
-            yield {place: Chosen(_asked(question), _preference(question.choices, answer))}
+        yield {
+            place: Chosen(_asked(question), _preference(question.choices, answer))
+            for place, question, answer in self._look_up(loaded, done)
+        }
 
     def _look_up(
         self, loaded: Loaded, done: Collection[int]
