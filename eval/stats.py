@@ -17,6 +17,8 @@ from fedllm.seeds import numpy_rng
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+EXACT_FLIPS = 20
+"""Paired samples up to which a permutation test tries every pattern: about a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +52,37 @@ def bootstrap_mean(
     *,
     seed: int,
     weights: Sequence[float] | None = None,
+    clusters: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
     """Percentile bootstrap of a mean, or of ``sum(values) / sum(weights)`` where weights are given.
 
     The second form is the loss per token: summed losses over summed tokens, resampled by sample.
+
+    Args:
+        values: One per sample.
+        seed: Of the resampling.
+        weights: One per sample.
+        clusters: What each sample shares with others, such as its passage; whole clusters are
+            drawn, since samples of one tell less than as many independent ones.
+        resamples: How many.
+        confidence: Coverage of the interval.
+
+    Raises:
+        ValueError: No sample has weight, or lengths differ.
     """
     top = np.asarray(values, dtype=np.float64)
     bottom = np.ones_like(top) if weights is None else np.asarray(weights, dtype=np.float64)
-    if not len(top) or bottom.sum() <= 0:
+    n = len(top)
+    if not n or bottom.sum() <= 0:
         raise ValueError("a bootstrap needs at least one sample with weight")
-    counts = _resample(len(top), resamples, seed)
+    if clusters is not None:
+        top, bottom = cluster_sums(top, clusters), cluster_sums(bottom, clusters)
+    counts = resample_counts(len(top), resamples, seed)
     totals = counts @ bottom
     ratios = (counts @ top)[totals > 0] / totals[totals > 0]
-    return _interval(float(top.sum() / bottom.sum()), ratios, len(top), confidence)
+    return percentiles(float(top.sum() / bottom.sum()), ratios, n, confidence)
 
 
 def paired_difference(
@@ -72,6 +90,7 @@ def paired_difference(
     second: Sequence[float],
     *,
     seed: int,
+    clusters: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Interval:
@@ -80,7 +99,11 @@ def paired_difference(
         raise ValueError(f"paired samples differ in number: {len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     return bootstrap_mean(
-        differences.tolist(), seed=seed, resamples=resamples, confidence=confidence
+        differences.tolist(),
+        seed=seed,
+        clusters=clusters,
+        resamples=resamples,
+        confidence=confidence,
     )
 
 
@@ -142,19 +165,21 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
 def sign_flip(differences: Sequence[float], *, seed: int, flips: int = 10_000) -> float:
     """Two-sided permutation p value of a mean paired difference of zero.
 
-    All sign patterns are tried for up to 13 samples, otherwise ``flips`` random ones.
+    All sign patterns are tried for up to ``EXACT_FLIPS`` samples, otherwise ``flips`` random ones.
+    Differences of clustered samples are summed by cluster first (``cluster_sums``).
     """
     values = np.asarray(differences, dtype=np.float64)
-    n = len(values)
-    if 2**n <= flips:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    if len(values) <= EXACT_FLIPS:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
         extra = 0
     else:
-        signs = 1 - 2 * numpy_rng(seed).integers(0, 2, (flips, n))
+        sums = (1 - 2 * numpy_rng(seed).integers(0, 2, (flips, len(values)), np.int8)) @ values
         extra = 1  # the observed pattern counts, so p is never zero
-    observed = abs(values.sum())
-    reached = np.abs(signs @ values) >= observed * (1 - 1e-12)
-    return float((reached.sum() + extra) / (len(signs) + extra))
+    rounding = 1e-12 * np.abs(values).sum()
+    reached = np.abs(sums) >= abs(values.sum()) - rounding
+    return float((reached.sum() + extra) / (len(sums) + extra))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -182,13 +207,45 @@ def detectable_difference(
     return (normal.inv_cdf(0.5 + confidence / 2) + normal.inv_cdf(power)) * spread / math.sqrt(n)
 
 
-def _resample(n: int, resamples: int, seed: int) -> np.ndarray:
+def detectable_gap(
+    first_spread: float,
+    first_n: int,
+    second_spread: float,
+    second_n: int,
+    *,
+    power: float = 0.8,
+    confidence: float = CONFIDENCE,
+) -> float:
+    """As ``detectable_difference``, for two means on different samples.
+
+    Args:
+        first_spread: Standard deviation of the first; ``sqrt(p (1 - p))`` for a share.
+        first_n: Its number of samples.
+        second_spread: Standard deviation of the second.
+        second_n: Its number of samples.
+        power: Chance of finding such a difference.
+        confidence: One minus the two-sided level of the test.
+    """
+    spread = math.sqrt(first_spread**2 / first_n + second_spread**2 / second_n)
+    return detectable_difference(spread, 1, power=power, confidence=confidence)
+
+
+def cluster_sums(values: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
+    """Sum of each cluster's values, clusters in alphabetical order."""
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} samples and {len(clusters)} cluster names")
+    _, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return np.bincount(places, weights=values)
+
+
+def resample_counts(n: int, resamples: int, seed: int) -> np.ndarray:
     """How often each of ``n`` samples is drawn, ``(resamples, n) float64``."""
     rng = numpy_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
-def _interval(mean: float, draws: np.ndarray, n: int, confidence: float) -> Interval:
+def percentiles(mean: float, draws: np.ndarray, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The percentile interval of bootstrap draws; it always holds the estimate."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Interval(mean, min(float(low), mean), max(float(high), mean), n)

@@ -7,8 +7,10 @@ from scipy import stats as scipy_stats
 from fedllm.eval.stats import (
     Interval,
     bootstrap_mean,
+    cluster_sums,
     combine,
     detectable_difference,
+    detectable_gap,
     difference,
     holm,
     mcnemar,
@@ -122,6 +124,7 @@ def test_the_difference_of_proportions_is_newcombes_hybrid_score():
         lambda: paired_difference([1.0], [1.0, 2.0], seed=0),
         lambda: paired_proportions([], []),
         lambda: combine([]),
+        lambda: bootstrap_mean([1.0, 2.0], clusters=["a"], seed=0),
     ],
 )
 def test_nothing_to_resample_is_refused(call):
@@ -138,13 +141,69 @@ def test_mcnemar_is_the_binomial_test_on_discordant_pairs(gained, lost):
     assert mcnemar(first, second) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("n", [6, 18, 40])
 def test_sign_flips_agree_with_scipys_permutation_test(n):
     values = np.random.default_rng(n).normal(0.35, 1, n)
     expected = scipy_stats.permutation_test(
         (values,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0
     ).pvalue
     assert sign_flip(values.tolist(), seed=0) == pytest.approx(expected, abs=0.015)
+
+
+def test_sign_flips_are_exact_up_to_twenty_samples():
+    assert sign_flip([1.0] * 20, seed=0) == 2 / 2**20
+    assert sign_flip([1.0] * 20, seed=1) == sign_flip([1.0] * 20, seed=2)
+    # Fisher, The Design of Experiments (1935), section 21: Darwin's maize, 863 of 32768 patterns
+    # reach the observed sum on one side
+    darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert sign_flip(darwin, seed=0) == 2 * 863 / 2**15
+
+
+def test_sign_flips_of_no_difference_are_certain_of_nothing():
+    assert sign_flip([0.0] * 5, seed=0) == 1
+    assert sign_flip([0.0] * 50, seed=0) == 1
+    assert sign_flip([], seed=0) == 1
+
+
+def test_copies_of_a_sample_teach_nothing_when_they_form_a_cluster():
+    rng = np.random.default_rng(3)
+    values = rng.normal(0, 1, 40)
+    copies, names = np.repeat(values, 5).tolist(), np.repeat(np.arange(40), 5).astype(str).tolist()
+    alone = bootstrap_mean(values.tolist(), seed=0)
+    naive = bootstrap_mean(copies, seed=0)
+    clustered = bootstrap_mean(copies, clusters=names, seed=0)
+    assert clustered.n == 200 and clustered.mean == pytest.approx(alone.mean)
+    assert clustered.high - clustered.low == pytest.approx(alone.high - alone.low, rel=0.05)
+    assert naive.high - naive.low < 0.6 * (clustered.high - clustered.low)
+    paired = paired_difference(copies, [0.0] * 200, clusters=names, seed=0)
+    assert paired == clustered
+
+
+def test_clusters_of_one_change_nothing_but_the_order():
+    values = [0.5, 2.0, -1.0]
+    assert cluster_sums(np.array(values), ["b", "a", "b"]).tolist() == [2.0, -0.5]
+    plain = bootstrap_mean(values, seed=4)
+    assert bootstrap_mean(values, clusters=["0", "1", "2"], seed=4) == plain
+
+
+def test_clustered_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(9)
+    hits = 0
+    for trial in range(200):
+        passages = rng.normal(0, 1, 50)
+        values = (np.repeat(passages, 4) + rng.normal(0, 0.5, 200)).tolist()
+        names = np.repeat(np.arange(50), 4).astype(str).tolist()
+        found = bootstrap_mean(values, clusters=names, seed=trial, resamples=500)
+        hits += found.low <= 0 <= found.high
+    assert 0.89 <= hits / 200 <= 0.98
+
+
+def test_the_detectable_gap_is_the_textbooks():
+    # Fleiss, Statistical Methods for Rates and Proportions: n = (z_a + z_b)^2 (p q + p q) / d^2
+    n = (1.959964 + 0.841621) ** 2 * (0.6 * 0.4 + 0.5 * 0.5) / 0.1**2
+    spread = [(0.6 * 0.4) ** 0.5, 0.5]
+    assert detectable_gap(spread[0], n, spread[1], n) == pytest.approx(0.1, rel=1e-5)
+    assert detectable_gap(1, 50, 1, 50) == pytest.approx(2**0.5 * detectable_difference(1, 50))
 
 
 def test_holm_gives_the_textbook_adjustment():
