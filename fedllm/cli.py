@@ -57,7 +57,7 @@ def main() -> None:
     try:
         app()
     except FedLLMError as error:
-        sys.stderr.write(f"fedllm: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"fedllm: {error.line}\n")
         raise SystemExit(2) from None
     except OSError as error:
         sys.stderr.write(f"fedllm: {_disk_message(error)}\n")

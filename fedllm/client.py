@@ -73,7 +73,7 @@ def main() -> None:
     try:
         app()
     except FedLLMError as error:
-        sys.stderr.write(f"fedllm.client: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"fedllm.client: {error.line}\n")
         raise SystemExit(2) from None
 
 

@@ -9,6 +9,12 @@ exception is a bug and keeps its traceback.
 class FedLLMError(Exception):
     """Something the person running fedllm can mend."""
 
+    @property
+    def line(self) -> str:
+        """The message on one line, fit for a terminal whatever names it quotes."""
+        words = " ".join(str(self).split())
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
 
 class ConfigError(FedLLMError):
     """A recipe or an override is wrong."""

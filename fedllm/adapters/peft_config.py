@@ -20,13 +20,18 @@ UNSUPPORTED = ("target_parameters", "use_bdlora", "kasa_config", "monteclora_con
 UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
 """Lists peft treats as sets and writes in the order of the process's hash seed."""
 
+FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
+
+REPEATS = 3
+"""Most unbounded repetitions in a pattern's key; a name is searched for at most its power."""
+
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
     """Refuses configurations the factored algebra cannot represent.
 
     Raises:
-        AdapterError: Not LoRA, a variant that is not a plain product, or a rank or alpha of the
-            wrong type. ``where`` opens the message.
+        AdapterError: Not LoRA, a variant that is not a plain product, or a rank, an alpha, a flag
+            or a list of modules of the wrong type. ``where`` opens the message.
     """
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -34,6 +39,7 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     for key in UNSUPPORTED:
         if config.get(key):
             raise AdapterError(f"{where}: {key} is set; such adapters cannot be combined, unset it")
+    _check_types(config, where)
     ranks = [("r", config.get("r")), *_pattern(config, "rank_pattern", where).items()]
     for key, value in ranks:
         if type(value) is not int or value < 1:
@@ -46,11 +52,27 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             )
 
 
+def _check_types(config: Mapping[str, Any], where: str) -> None:
+    for key in FLAGS:
+        if config.get(key) not in (None, False, True):
+            raise AdapterError(f"{where}: {key}={config[key]!r:.80}, expected true or false")
+    for key in UNORDERED:
+        value = config.get(key)
+        if isinstance(value, list) and not all(isinstance(name, str) for name in value):
+            raise AdapterError(f"{where}: {key} is {value!r:.80}, expected a list of names")
+
+
 def _pattern(config: Mapping[str, Any], field: str, where: str) -> Mapping[str, Any]:
     pattern = config.get(field) or {}
     if not isinstance(pattern, Mapping):
         raise AdapterError(f"{where}: {field} is {pattern!r}, expected a map from name to number")
     for key in pattern:
+        bare = re.sub(r"\\.", "", key)  # without escaped characters
+        if re.search(r"\)[*+{]", bare) or len(re.findall(r"[*+{]", bare)) > REPEATS:
+            raise AdapterError(
+                f"{where}: {field} key {key!r:.80} repeats a group or repeats more than {REPEATS} "
+                "times, which may take forever to match; write the module name"
+            )
         try:
             re.compile(rf"(.*\.)?({key})$")
         except (re.error, RecursionError, OverflowError):

@@ -127,6 +127,7 @@ class AdapterState:
         config = _plain(config)
         check_config(config, where)
         places = paired({name: t.shape for name, t in tensors.items()}, config, where)
+        _check_floating({name: t.dtype for name, t in tensors.items()}, places, where)
         lora = {
             module: _fold(tensors[a], tensors[b], module_scaling(config, module), form)
             for module, (a, b, form) in places.items()
@@ -145,6 +146,8 @@ class AdapterFile:
         self._entries = entries
         shapes = {name: entry.shape for name, entry in entries.items()}
         self._places = paired(shapes, config, str(path))
+        dtypes = {name: entry.dtype for name, entry in entries.items()}
+        _check_floating(dtypes, self._places, str(path))
         used = {name for a, b, _ in self._places.values() for name in (a, b)}
         self.modules = tuple(self._places)
         self.aux_names = tuple(sorted(set(entries) - used))
@@ -263,6 +266,22 @@ def refuse_non_finite(tensor: Tensor, who: str, name: str) -> None:
         )
 
 
+def _check_floating(
+    dtypes: Mapping[str, torch.dtype], places: Mapping[str, tuple[str, str, Form]], where: str
+) -> None:
+    for a, b, _ in places.values():
+        for name in (a, b):
+            if not dtypes[name].is_floating_point:
+                raise AdapterError(
+                    f"{where}: tensor {name} is {dtypes[name]}, expected floating-point numbers; "
+                    "save the adapter without quantising it"
+                )
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def _fold(a: Tensor, b: Tensor, scaling: float, form: Form) -> LoRAFactors:
     kernel = tuple(a.shape[2:])
     return LoRAFactors(a.flatten(1), b.flatten(1), scaling, form, kernel)
@@ -289,7 +308,7 @@ def _missing_weights(path: Path) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}; give a PEFT adapter directory") from None
     except (ValueError, RecursionError):

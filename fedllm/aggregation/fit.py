@@ -65,9 +65,10 @@ def misfits(
                 f"was trained on base model {bases[name]!r}, the others on {usual!r}; leave it "
                 "out, or pass check_base=False (--any-base) for two names of one model",
             )
-    turned = {n: bool(a.config.get("fan_in_fan_out")) for n, a in adapters.items()}
-    for name, usual in _odd_ones(turned):
-        yield name, f"has fan_in_fan_out={turned[name]}, the others {usual}; correct its config"
+    for flag in ("fan_in_fan_out", "use_dora"):
+        flags = {n: bool(a.config.get(flag)) for n, a in adapters.items()}
+        for name, usual in _odd_ones(flags):
+            yield name, f"has {flag}={flags[name]}, the others {usual}; correct its config"
     for what, sets in (
         ("module", {n: a.modules for n, a in adapters.items()}),
         ("tensor", {n: a.aux_names for n, a in adapters.items()}),

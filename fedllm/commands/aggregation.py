@@ -106,6 +106,7 @@ def aggregate(
     from fedllm.adapters.collect import collect
     from fedllm.aggregation.publish import Job, publish
     from fedllm.atomic import atomic_json, atomic_text
+    from fedllm.errors import AdapterError
 
     sources = collect(adapters)
     screen = partial(_usable, rule=rule, any_base=any_base)
@@ -151,7 +152,7 @@ def aggregate(
         return
     _print_report(record)
     for client, reason in excluded.items():
-        typer.echo(f"left out: {client}: {reason}", err=True)
+        typer.echo(f"left out: {AdapterError(f'{client}: {reason}').line}", err=True)
     typer.echo(f"{out}: {len(record.weights)} adapters combined by {rule}")
 
 

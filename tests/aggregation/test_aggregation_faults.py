@@ -98,3 +98,8 @@ def test_sources_are_never_modified():
     for name, state in sources.items():
         for key, tensor in state.tensors().items():
             assert torch.equal(tensor, copies[name][key])
+
+
+def test_names_from_outside_cannot_move_the_terminal():
+    error = AdapterError("client\x1b[31m:\n tensor \u202ename is missing; Größe")
+    assert error.line == "client\\x1b[31m: tensor \\u202ename is missing; Größe"

@@ -180,6 +180,48 @@ def pickled(path, rng):
     (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
 
 
+def configured(**candidates):
+    """A mutation that sets one entry of the configuration to one of some values."""
+
+    def mutation(path, rng):
+        key = rng.choice(sorted(candidates))
+
+        def change(value, rng):
+            value[key] = rng.choice(candidates[key])
+
+        config(path, rng, change)
+
+    mutation.__name__ = "configured_" + "_".join(candidates)
+    return mutation
+
+
+odd_lists = configured(
+    target_modules=[["a", 1], [None]], modules_to_save=[[{}]], exclude_modules=[[{"a": 1}, 2]]
+)
+odd_flags = configured(use_rslora=["no", 2], use_dora=["yes", True], fan_in_fan_out=[[], True])
+endless_patterns = configured(
+    rank_pattern=[{"(a+)+$": 3}, {"(a|a)*b": 3}, {"a*a*a*a*b": 3}], alpha_pattern=[{"(x*)*": 3}]
+)
+not_json = configured(task_type=[float("nan")], note=[float("inf")])
+
+
+def not_floating(path, rng):
+    dtype = rng.choice([torch.int32, torch.bool])
+    tensors(path, rng, lambda named, rng: named.update({n: x.to(dtype) for n, x in named.items()}))
+
+
+def a_link_to_itself(path, rng):
+    file = path / rng.choice(["adapter_model.safetensors", "adapter_config.json"])
+    file.unlink()
+    file.symlink_to(file)
+
+
+def a_folder_in_place_of_a_file(path, rng):
+    file = path / rng.choice(["adapter_model.safetensors", "adapter_config.json"])
+    file.unlink()
+    file.mkdir()
+
+
 def emptied(path, rng):
     shutil.rmtree(path)
     path.mkdir()
@@ -188,7 +230,9 @@ def emptied(path, rng):
 HARMFUL = [
     truncate, grow, noise, missing_key, extra_key, path_trick, transposed, other_shape,
     non_finite, huge_header, deep_header, header_entry, overlap, other_rank, other_alpha,
-    other_pattern, other_base, other_type, config_not_an_object, pickled, emptied,
+    other_pattern, other_base, other_type, config_not_an_object, pickled, emptied, odd_lists,
+    odd_flags, endless_patterns, not_json, not_floating, a_link_to_itself,
+    a_folder_in_place_of_a_file,
 ]  # fmt: skip
 MAYBE = [flip_bits, flip_header_bits]
 """A flipped bit of a number leaves an adapter that can be combined."""
