@@ -306,6 +306,7 @@ def _too_short(name: str) -> Finding:
         None,
         f"No member has a response of {LENGTHS[-1]} tokens or more; a shorter one proves nothing.",
         target=name,
+        decisive=False,
     )
 
 
