@@ -10,18 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedllm.atomic import atomic_json
 from fedllm.config import ModelConfig
 from fedllm.errors import ConfigError, DataError
 from fedllm.eval.arms import EvaluatedArm, adapter_arms, base_arm, run_arms
 from fedllm.eval.benchmark import Permission, run_task, steps
+from fedllm.eval.benchmark_report import write_report
 from fedllm.eval.engine import Asking, Engine, Resident
 from fedllm.eval.inference import merged_copy
 from fedllm.eval.output import Output
 from fedllm.eval.prompts import PLAIN, TEMPLATES, check_template
 from fedllm.eval.records import Origin
 from fedllm.eval.scripted import ANSWERS, SILENT, Scripted, read_answers, silent
-from fedllm.eval.summary import summarise
 from fedllm.eval.tasks.files import Library, Loaded, load
 from fedllm.eval.tasks.registry import choose
 from fedllm.eval.tasks.spec import Task
@@ -91,9 +90,7 @@ def evaluate(request: Request, watcher: Watcher) -> tuple[dict[str, Any], Path]:
         with RunDirectory(output.root).locked():
             for arm in arms:
                 _ask(models, arm, tasks, output, asking, request.permission, watcher)
-    summary = summarise(output)
-    atomic_json(output.summary, summary)
-    return summary, output.root
+    return write_report(output, shown=request.examples), output.root
 
 
 def read_tasks(request: Request) -> tuple[list[Loaded], dict[str, str]]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedllm.eval.f1 import f1
 from fedllm.eval.records import BenchmarkRecord
 from fedllm.eval.stats import Interval, bootstrap_mean, combine, wilson
 from fedllm.eval.tasks.spec import PASSED
@@ -63,17 +64,10 @@ def score(records: Sequence[BenchmarkRecord], measure: str, seed: int) -> Interv
     whole = all(value in (0.0, 1.0) for value in values)
     if whole and len(set(groups)) == len(groups):
         return wilson(int(sum(values)), len(values))
-    sums: dict[str, list[float]] = {}
-    for value, group in zip(values, groups, strict=True):
-        sums.setdefault(group, []).append(value)
-    interval = bootstrap_mean(
-        [sum(part) for part in sums.values()],
-        weights=[len(part) for part in sums.values()],
-        seed=seed,
-    )
+    interval = bootstrap_mean(values, seed=seed, clusters=groups)
     if interval.low == interval.high and whole:  # all right or all wrong: no resample tells
         return wilson(int(sum(values)), len(values))
-    return Interval(interval.mean, interval.low, interval.high, len(values))
+    return interval
 
 
 def majority(gold: Sequence[str]) -> dict[str, Any]:
@@ -91,21 +85,6 @@ def confusion(
     for right, answer in zip(gold, found, strict=True):
         table[places[right]][places.get(answer or "", len(labels))] += 1
     return table
-
-
-def f1(table: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Macro and weighted F1 of a confusion table; a label that never occurs has F1 0.
-
-    As scikit-learn's ``f1_score(labels=..., zero_division=0)``, unreadable answers being wrong.
-    """
-    scores, weights = [], []
-    for place, row in enumerate(table):
-        given = sum(other[place] for other in table)
-        total = given + sum(row)
-        scores.append(2 * row[place] / total if total else 0.0)
-        weights.append(sum(row))
-    weighted = sum(s * w for s, w in zip(scores, weights, strict=True)) / max(1, sum(weights))
-    return sum(scores) / len(scores), weighted
 
 
 def pass_at(records: Sequence[BenchmarkRecord], seed: int) -> dict[str, Any]:
@@ -144,7 +123,9 @@ def _measure(
     if labels and name != PASSED:
         gold = [record.gold for record in records]
         table = confusion(gold, answers, labels)
-        found["macro_f1"], found["weighted_f1"] = f1(table)
+        means = f1(table, seed=seed)
+        found["macro_f1"] = means.macro.as_dict()
+        found["weighted_f1"] = means.weighted.as_dict()
         found["labels"], found["confusion"] = list(labels), table
     return found
 

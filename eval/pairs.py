@@ -18,6 +18,7 @@ from fedllm.eval.records import BenchmarkRecord
 from fedllm.eval.stats import (
     Interval,
     bootstrap_mean,
+    cluster_sums,
     detectable_difference,
     holm,
     mcnemar,
@@ -169,12 +170,9 @@ def _clustered(
     differences: Sequence[float], groups: Sequence[str], seed: int
 ) -> tuple[Interval, float]:
     """Bootstrap and sign flips over groups of questions that share something."""
-    parts: dict[str, list[float]] = {}
-    for value, group in zip(differences, groups, strict=True):
-        parts.setdefault(group, []).append(value)
-    sums = [sum(part) for part in parts.values()]
-    gap = bootstrap_mean(sums, weights=[len(part) for part in parts.values()], seed=seed)
-    return Interval(gap.mean, gap.low, gap.high, len(differences)), sign_flip(sums, seed=seed)
+    gap = bootstrap_mean(differences, seed=seed, clusters=groups)
+    sums = cluster_sums(np.asarray(differences), groups)
+    return gap, sign_flip(sums.tolist(), seed=seed)
 
 
 def _spread(differences: Sequence[float]) -> float:
