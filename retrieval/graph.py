@@ -2,7 +2,7 @@
 
 All pairs of 100,000 centroids are 40 GB. A centroid is served by a centre near it or hardly at
 all, so only its ``k`` nearest neighbours are kept, and whoever is not among them counts as the
-farthest that is. What this loses is measured by ``benchmarks/retrieval.py``.
+farthest that is. What this loses, :mod:`.selection` measures.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,11 @@ GRAPH_ABOVE = 30_000
 """Centroids up to which all pairs are compared (3.6 GB); beyond, greedy runs on a graph of nearest
 neighbours and is not followed by swaps."""
 NEIGHBOURS = 128
+SAMPLE = 10_000
+"""Centroids of the sample on which a graph's loss of coverage is measured."""
+LOSS = 0.005
+"""More neighbours are tried while the graph loses a larger share than this."""
+MOST_NEIGHBOURS = 1024
 BLOCK = 512
 """Candidates evaluated at once, which bounds temporary memory at ``BLOCK x Q`` floats."""
 
@@ -57,6 +62,9 @@ class Selection:
     """Slots that were replaced after the start."""
     neighbours: int = 0
     """Nearest centroids each one was compared with; 0 means all (see :mod:`.graph`)."""
+    loss: float = 0.0
+    """Share of coverage that comparing with those alone costs, against ``greedy+swap`` over all
+    pairs, measured on a sample of the clients; 0 where all pairs were compared."""
 
 
 def select_centers(
@@ -84,7 +92,11 @@ def select_centers(
     counts = [len(block) for block in blocks]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     rows = np.concatenate(blocks)
-    chosen, coverage, steps, neighbours = _choose(rows, starts, method)
+    if len(rows) > GRAPH_ABOVE:
+        found = _choose_on_graph(rows, starts, method)
+    else:
+        found = _choose(rows, starts, method)
+    chosen = found.rows
     if method in ("greedy", "greedy+swap"):
         means = np.stack([block.mean(axis=0) for block in blocks])
         chosen = chosen[best_matching((means @ rows[chosen].T).astype(np.float64))]
@@ -93,29 +105,54 @@ def select_centers(
         name: (clients[owner], int(row - starts[owner]))
         for name, owner, row in zip(clients, owners, chosen, strict=True)
     }
-    return Selection(assignment, coverage, steps, neighbours)
+    return Selection(assignment, found.coverage, found.steps, found.neighbours, found.loss)
 
 
-def _choose(
-    rows: Array, starts: npt.NDArray[np.int64], method: SelectionMethod
-) -> tuple[npt.NDArray[np.int64], float, int, int]:
-    """Selected rows, their coverage, replacements made and neighbours per centroid (0: all)."""
-    slots = len(starts)
-    if len(rows) > GRAPH_ABOVE:
-        if method not in ("greedy", "greedy+swap"):
-            raise RetrievalError(
-                f"retrieval.selection={method} compares all pairs of {len(rows)} centroids, "
-                f"more than {GRAPH_ABOVE}; use greedy+swap or fewer retrieval.clusters"
-            )
-        neighbours = min(max(NEIGHBOURS, round(1.3 * len(rows) / slots)), 1024)
-        chosen = greedy_on_graph(rows, slots, neighbours=neighbours)
-        return chosen, float(coverage_of(rows, rows[chosen])), 0, neighbours
+class _Choice(NamedTuple):
+    """Selected rows and how they were found, as in :class:`Selection`."""
+
+    rows: npt.NDArray[np.int64]
+    coverage: float
+    steps: int = 0
+    neighbours: int = 0
+    loss: float = 0.0
+
+
+def _choose(rows: Array, starts: npt.NDArray[np.int64], method: SelectionMethod) -> _Choice:
+    """Compares all pairs."""
     similarity = _similarity(rows)
-    start = starts if method in ("paper", "swap") else _lazy_greedy(similarity, slots)
+    start = starts if method in ("paper", "swap") else _lazy_greedy(similarity, len(starts))
     state = _Slots(similarity, start)
     if method != "greedy":
         state.ascend(first_stall=method == "paper")
-    return state.chosen, state.coverage, state.steps, 0
+    return _Choice(state.chosen, state.coverage, state.steps)
+
+
+def _choose_on_graph(
+    rows: Array, starts: npt.NDArray[np.int64], method: SelectionMethod
+) -> _Choice:
+    """Compares nearest neighbours, as many as lose little on a sample of the clients."""
+    if method not in ("greedy", "greedy+swap"):
+        raise RetrievalError(
+            f"retrieval.selection={method} compares all pairs of {len(rows)} centroids, "
+            f"more than {GRAPH_ABOVE}; use greedy+swap or fewer retrieval.clusters"
+        )
+    ends = np.append(starts[1:], len(rows))
+    every = -(-len(rows) // SAMPLE)  # every so manieth client is in the sample
+    sample = np.concatenate(
+        [rows[b:e] for b, e in zip(starts[::every], ends[::every], strict=True)]
+    )
+    slots = len(starts[::every])
+    exact = _choose(sample, np.arange(slots), "greedy+swap").coverage
+    tried = min(max(NEIGHBOURS, round(1.3 * len(rows) / len(starts))), MOST_NEIGHBOURS)
+    losses: dict[int, float] = {}
+    while not losses or (min(losses.values()) > LOSS and tried <= MOST_NEIGHBOURS):
+        kept = greedy_on_graph(sample, slots, neighbours=tried)
+        losses[tried] = 1.0 - coverage_of(sample, sample[kept]) / exact
+        tried *= 2
+    neighbours = min(losses, key=losses.__getitem__)
+    chosen = greedy_on_graph(rows, len(starts), neighbours=neighbours)
+    return _Choice(chosen, coverage_of(rows, rows[chosen]), 0, neighbours, losses[neighbours])
 
 
 def _similarity(rows: Array) -> Similarity:

@@ -198,6 +198,8 @@ def test_many_centroids_are_selected_on_a_graph_with_little_loss(monkeypatch):
     exact = select_centers(centers, "greedy+swap")
     monkeypatch.setattr(selection_module, "GRAPH_ABOVE", 500)
     monkeypatch.setattr(selection_module, "NEIGHBOURS", 40)
+    monkeypatch.setattr(selection_module, "SAMPLE", 300)
+    monkeypatch.setattr(selection_module, "LOSS", 0.03)
     on_graph = select_centers(centers, "greedy+swap")
     assert (exact.neighbours, on_graph.neighbours) == (0, 40)
     everything = np.concatenate(list(centers.values()))
@@ -208,6 +210,26 @@ def test_many_centroids_are_selected_on_a_graph_with_little_loss(monkeypatch):
     assert on_graph == select_centers(centers, "greedy+swap")
     with pytest.raises(RetrievalError, match="selection=paper compares all pairs of 600"):
         select_centers(centers, "paper")
+
+
+def test_loss_of_the_graph_is_measured_and_more_neighbours_are_tried_while_it_is_large(monkeypatch):
+    centers = clustered(8, clients=20, per_client=20, width=24, topics=60)
+    exact = select_centers(centers)
+    assert (exact.loss, exact.neighbours) == (0, 0)
+    monkeypatch.setattr(selection_module, "GRAPH_ABOVE", 300)
+    monkeypatch.setattr(selection_module, "SAMPLE", 400)  # every client is in it
+    monkeypatch.setattr(selection_module, "NEIGHBOURS", 1)
+    found = {}
+    for most in (26, 416):
+        monkeypatch.setattr(selection_module, "MOST_NEIGHBOURS", most)
+        monkeypatch.setattr(selection_module, "LOSS", -1.0)
+        found[most] = select_centers(centers, "greedy")
+        loss = 1 - found[most].coverage / exact.coverage
+        assert found[most].loss == pytest.approx(loss, abs=1e-6)
+    assert found[26].neighbours == 26
+    assert found[416].loss <= found[26].loss
+    monkeypatch.setattr(selection_module, "LOSS", 1.0)
+    assert select_centers(centers, "greedy").neighbours == 26
 
 
 def test_greedy_on_a_complete_graph_is_greedy_from_the_farthest_neighbour():
