@@ -97,10 +97,10 @@ def _chart(summary: Mapping[str, Any], title: str, values: Sequence[Any]) -> Dra
         alt=f"{title}: {spoken}",
         as_percent=True,
         x_range=(0.0, min(1.0, highest * 1.05 + 0.02)),
-        label_width=170,
+        label_width=186,
     )
     return Drawing("results", title, svg)
 
 
 def _short(title: str) -> str:
-    return title if len(title) <= 26 else f"{title[:25]}…"
+    return title if len(title) <= 24 else f"{title[:23]}…"

@@ -27,6 +27,10 @@ from fedllm.eval.tasks.spec import NORMALISED, PEER
 
 Examples = Mapping[str, Mapping[str, Sequence[BenchmarkRecord]]]
 """By task, then ``right`` or ``wrong``."""
+FEW = 4
+"""Charts that are shown at once."""
+MANY = 15
+"""Rows of tests above which only the significant ones are shown at once."""
 STYLE = (
     "td.worse b{color:var(--bad)}td.worse b::after{content:' \\2717';font-size:12px}"
     "table.confusion{width:auto}table.confusion td{text-align:center}"
@@ -125,8 +129,12 @@ def _results(summary: Mapping[str, Any]) -> str:
     rows.append(row("Majority class", [_majority(summary, name) for name in summary["tasks"]]))
     titles = ["", *(task["title"] for task in summary["tasks"].values())]
     body = [table(titles, rows)]
-    body.append(grid([figure(drawing) for drawing in draw_domains(summary)]))
-    body.append(folded("Drawn by task", grid([figure(d) for d in draw_tasks(summary)])))
+    domains, drawn = draw_domains(summary), draw_tasks(summary)
+    if len(domains) + len(drawn) <= FEW:
+        body.append(grid([figure(drawing) for drawing in [*domains, *drawn]]))
+    else:
+        body.append(grid([figure(drawing) for drawing in domains or drawn[:FEW]]))
+        body.append(folded("Drawn by task", grid([figure(drawing) for drawing in drawn])))
     text = (
         "Share of right answers with its interval. ✓ better, ✗ worse than the base model at the "
         "5 % level after adjustment. A classifier below its majority class has learnt nothing."
@@ -182,7 +190,13 @@ def _tests(summary: Mapping[str, Any]) -> str:
         "Each model against the base model, question by question. Detectable: the difference that "
         "this many questions would show in four cases of five; smaller ones cannot be ruled out."
     )
-    return section("Against the base model", text, [table(heads, rows)] if rows else [])
+    if len(rows) <= MANY:
+        return section("Against the base model", text, [table(heads, rows)] if rows else [])
+    sure = [line for line in rows if 'class="best"' in line or 'class="worse"' in line]
+    shown = [table(heads, sure) if sure else "<p>None is significant.</p>"]
+    return section(
+        "Against the base model", text, [*shown, folded(f"All {len(rows)}", table(heads, rows))]
+    )
 
 
 def _answers(summary: Mapping[str, Any], name: str) -> str:
