@@ -1,7 +1,7 @@
 """Speed and memory of aggregation, side by side with the naive and the peer's way, in one run.
 
     python benchmarks/aggregation.py [--layers 2] [--clients 10] [--json FILE] [--scratch DIR]
-                                     [--only fair,svd,peft,memory,growth]
+                                     [--only fair,svd,layer,peft,memory,growth]
 
 Adapters have the shapes of Llama-3-8B (r=16, all seven projections, bfloat16, random factors of
 realistic scale); ``--layers`` says how many of its 32 layers. Times are the least of three, wall
@@ -177,6 +177,32 @@ def bench_svd(root: Path, layers: int, clients: int) -> dict[str, float]:
     return out
 
 
+def bench_layer(root: Path, layers: int, clients: int) -> dict[str, float]:
+    """All seven projections of a layer: the sum of dense SVDs against the sum of FlexLoRA's times.
+
+    A dense SVD does not notice how many clients made its matrix: every shape is decomposed once.
+    """
+    out, dense = {}, dict[tuple[int, int], float]()
+    for count in (10, 100):
+        ours = 0.0
+        for module, (d_out, d_in) in LLAMA_8B.items():
+            stack = module_stack(make_clients(root, count, layers, LLAMA_8B), module)
+            if count > DISTINCT:
+                stack = redrawn(stack)
+            shape = max(d_out, d_in), min(d_out, d_in)
+            if shape not in dense:
+                update, _, _ = dense_factors(stack)
+                dense[shape] = seconds(
+                    lambda update=update: torch.linalg.svd(update, full_matrices=False), 1
+                )
+            ours += seconds(lambda stack=stack: top_r(stack))
+        theirs = sum(dense[max(sides), min(sides)] for sides in LLAMA_8B.values())
+        out[f"7 projections, {count} clients: dense svd, s"] = theirs
+        out[f"7 projections, {count} clients: flexlora, s"] = ours
+        out[f"7 projections, {count} clients: dense svd / flexlora"] = theirs / ours
+    return out
+
+
 def redrawn(stack: Any) -> Any:
     """The same shapes with independent factors."""
     from dataclasses import replace
@@ -245,7 +271,11 @@ def bench_peft(root: Path, layers: int, clients: int) -> dict[str, float]:
 
 
 def bench_memory(root: Path, layers: int, clients: int) -> dict[str, float]:
-    """Peak resident memory of whole processes, by the operating system's count."""
+    """Peak memory of whole processes, by the operating system's count.
+
+    ``anonymous`` is what a process holds itself, without mapped files and beyond the page cache;
+    ``resident`` adds the libraries it maps.
+    """
     out = {}
     for name, shapes, count, depth in (
         ("8B-shaped", LLAMA_8B, 100, layers),
@@ -254,15 +284,40 @@ def bench_memory(root: Path, layers: int, clients: int) -> dict[str, float]:
         sources = make_clients(root, count, depth, shapes)
         for rule in ("fedit", "lora-fair", "flexlora"):
             job = json.dumps({"rule": rule, "sources": {n: str(p) for n, p in sources.items()}})
-            done = subprocess.run(
-                [sys.executable, __file__, "--child"], input=job, capture_output=True, text=True,
-                check=True,
-            )  # fmt: skip
-            value = json.loads(done.stdout)
+            value, anonymous = watched(job)
             key = f"{name}, {count} clients, {depth} layers, {rule}"
-            out[f"{key}: peak GiB"] = value["peak"]
+            out[f"{key}: anonymous GiB"] = anonymous
+            out[f"{key}: resident GiB"] = value["peak"]
             out[f"{key}: s"] = value["seconds"]
     return out
+
+
+def watched(job: str) -> tuple[dict[str, float], float]:
+    """What a child process prints, and its greatest anonymous memory in GiB, read every 2 ms."""
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    child.stdin.write(job.encode())
+    child.stdin.close()
+    peak = 0.0
+    while child.poll() is None:
+        peak = max(peak, anonymous_gib(child.pid))
+        time.sleep(0.002)
+    assert child.stdout is not None
+    if child.returncode:
+        raise SystemExit(f"the measured process ended with {child.returncode}")
+    return json.loads(child.stdout.read()), peak
+
+
+def anonymous_gib(pid: int) -> float:
+    """``RssAnon`` and ``RssShmem`` of a process; 0 when it has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    kept = [line for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(int(line.split()[1]) for line in kept) / 2**20
 
 
 def child() -> None:
@@ -294,6 +349,7 @@ def bench_growth(root: Path, layers: int, clients: int) -> dict[str, float]:
 SECTIONS = {
     "fair": bench_fair,
     "svd": bench_svd,
+    "layer": bench_layer,
     "peft": bench_peft,
     "memory": bench_memory,
     "growth": bench_growth,
