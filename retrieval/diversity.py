@@ -6,6 +6,8 @@ they look at the public pool alone and ignore what clients hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,6 +23,10 @@ DENSITY_POWER = 0.5
 """NovelSum's beta; its alpha is 1."""
 REGULARISER = 1e-9
 CHUNK = 1024
+BATCH = 128
+"""Rows valued at once when a greedy choice looks for its next row."""
+KEPT = 64
+"""Chosen rows whose distances NovelSum's greedy choice remembers for every row."""
 
 
 def facility_location(reference: Array, chosen: Array) -> float:
@@ -92,9 +98,11 @@ def _density(rows: Array, reference: Array) -> npt.NDArray[np.float64]:
     count = min(NEIGHBOURS + 1, len(distinct))
     means = np.empty(len(rows))
     for start in range(0, len(rows), CHUNK):
-        squared = 2.0 * _distances(rows[start : start + CHUNK], distinct)
-        nearest = np.sort(np.partition(squared, count - 1, axis=1)[:, :count], axis=1)
-        means[start : start + CHUNK] = nearest[:, min(1, count - 1) :].mean(axis=1)
+        cosines = rows[start : start + CHUNK] @ distinct.T
+        place = len(distinct) - count
+        nearest = np.sort(np.partition(cosines, place, axis=1)[:, place:], axis=1)[:, ::-1]
+        squared = np.maximum(2.0 - 2.0 * nearest.astype(np.float64), 0.0)
+        means[start : start + CHUNK] = squared[:, min(1, count - 1) :].mean(axis=1)
     return np.asarray((1.0 / (means + REGULARISER)) ** DENSITY_POWER)
 
 
@@ -103,13 +111,15 @@ def select_k_center(rows: Array, count: int, *, seed: int) -> Rows:
 
     The largest remaining distance is at most twice the best possible.
     """
-    rows, chosen = _start(rows, count, seed)
+    rows, first = _start(rows, count, seed)
     nearest = np.full(len(rows), -np.inf, dtype=np.float32)
-    while len(chosen) < count:
-        np.maximum(nearest, rows @ rows[chosen[-1]], out=nearest)
-        nearest[chosen[-1]] = np.inf
-        chosen.append(int(np.argmin(nearest)))
-    return np.array(chosen, dtype=np.int64)
+
+    def distance(stale: Rows, missed: Rows, _: Rows) -> npt.NDArray[np.float64]:
+        cosines = (rows[stale] @ rows[missed].T).max(axis=1)
+        nearest[stale] = np.maximum(nearest[stale], cosines)
+        return -nearest[stale].astype(np.float64)
+
+    return _lazily(len(rows), count, first, distance)
 
 
 def select_facility_location(rows: Array, count: int, *, seed: int, references: int = 2000) -> Rows:
@@ -149,23 +159,68 @@ def select_novel_sum(rows: Array, count: int, *, seed: int) -> Rows:
     both as in :func:`novel_sum`; distances to the nearest 64 chosen rows carry the ranks that weigh
     most, so only those are kept.
     """
-    rows, chosen = _start(rows, count, seed)
+    rows, first = _start(rows, count, seed)
     density = _density(rows, rows)
-    kept = 64
-    distances = np.full((len(rows), kept), np.inf, dtype=np.float32)
-    while len(chosen) < count:
-        latest = _distances(rows, rows[chosen[-1:]])[:, 0].astype(np.float32)
-        distances[:, -1] = np.minimum(distances[:, -1], latest)
-        distances.sort(axis=1)
-        known = min(len(chosen), kept)
+    nearest = np.full((len(rows), KEPT), np.inf, dtype=np.float32)
+
+    def novelty(stale: Rows, missed: Rows, met: Rows) -> npt.NDArray[np.float64]:
+        distances = np.maximum(1.0 - rows[stale] @ rows[missed].T, 0.0)
+        distances[np.arange(len(missed)) < met[:, None]] = np.inf
+        together = np.concatenate([nearest[stale], distances], axis=1)
+        together = np.partition(together, KEPT - 1, axis=1)[:, :KEPT]
+        together.sort(axis=1)
+        nearest[stale] = together
+        known = int(np.isfinite(together[0]).sum())
         weights = 1.0 / np.arange(1, known + 1, dtype=np.float32)
-        novelty = density * (distances[:, :known] @ weights) / weights.sum()
-        novelty[chosen] = -np.inf
-        chosen.append(int(np.argmax(novelty)))
-    return np.array(chosen, dtype=np.int64)
+        return np.asarray(density[stale] * (together[:, :known] @ weights) / weights.sum())
+
+    return _lazily(len(rows), count, first, novelty, eagerly=KEPT)
 
 
-def _start(rows: Array, count: int, seed: int) -> tuple[Array, list[int]]:
+def _lazily(
+    size: int,
+    count: int,
+    first: int,
+    value: Callable[[Rows, Rows, Rows], npt.NDArray[np.float64]],
+    *,
+    eagerly: int = 1,
+) -> Rows:
+    """Rows picked one by one for the largest value, ties to the lowest, ``(count,)``.
+
+    Values only shrink as rows are chosen, so an outdated one is an upper bound and only rows that
+    might be the next are valued again, a batch at a time (Minoux 1978).
+
+    Args:
+        size: How many rows there are.
+        count: How many to pick.
+        first: The first one.
+        value: Values of some rows, from the chosen rows that not all of them have met yet, and how
+            many of those each of them has.
+        eagerly: Choices after each of which all rows are valued, because values may still grow.
+    """
+    chosen = np.full(count, first, dtype=np.int64)
+    bounds, met = np.full(size, np.inf), np.zeros(size, dtype=np.int64)
+    bounds[first] = -np.inf
+    known = 1
+    while known < count:
+        best = int(np.argmax(bounds))
+        if met[best] < known:
+            stale = np.flatnonzero((met < known) & (bounds > -np.inf))
+            if known > eagerly and len(stale) > BATCH:
+                stale = stale[np.argpartition(-bounds[stale], BATCH - 1)[:BATCH]]
+            for start in range(0, len(stale), CHUNK):
+                part = stale[start : start + CHUNK]
+                begin = int(met[part].min())
+                bounds[part] = value(part, chosen[begin:known], met[part] - begin)
+                met[part] = known
+            continue
+        chosen[known] = best
+        bounds[best] = -np.inf
+        known += 1
+    return chosen
+
+
+def _start(rows: Array, count: int, seed: int) -> tuple[Array, int]:
     """Checked rows and a random first choice."""
     rows = check_rows(rows, "public pool")
     if not 1 <= count <= len(rows):
@@ -174,4 +229,4 @@ def _start(rows: Array, count: int, seed: int) -> tuple[Array, list[int]]:
             "lower retrieval.per_client or widen data.public"
         )
     first = numpy_rng(derive_seed(seed, "diversity-start")).integers(len(rows))
-    return rows, [int(first)]
+    return rows, int(first)

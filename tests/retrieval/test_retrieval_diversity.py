@@ -114,6 +114,25 @@ def test_facility_location_selection_is_plain_greedy(seed):
     assert select_facility_location(rows, 5, seed=0).tolist() == chosen
 
 
+def test_lazy_choices_are_those_of_valuing_every_row_every_time(monkeypatch):
+    monkeypatch.setattr(diversity, "BATCH", 3)
+    rows = unit(4, 150, 6)
+    distances = 1.0 - (rows @ rows.T).astype(np.float64)
+    density = diversity._density(rows, rows)
+    far = select_k_center(rows, 40, seed=2).tolist()
+    novel = select_novel_sum(rows, 90, seed=2).tolist()
+    for number in range(1, 40):
+        nearest = distances[:, far[:number]].min(axis=1)
+        nearest[far[:number]] = -1
+        assert nearest[far[number]] == pytest.approx(nearest.max(), abs=1e-6)
+    for number in range(1, 90):
+        kept = np.sort(distances[:, novel[:number]], axis=1)[:, : diversity.KEPT]
+        weights = 1 / np.arange(1, kept.shape[1] + 1)
+        novelty = density * (kept @ weights) / weights.sum()
+        novelty[novel[:number]] = -1
+        assert novelty[novel[number]] == pytest.approx(novelty.max(), rel=1e-5)
+
+
 @pytest.mark.parametrize("select", [select_k_center, select_facility_location, select_novel_sum])
 def test_selections_are_distinct_repeatable_and_more_diverse_than_chance(select):
     rng = np.random.default_rng(7)
