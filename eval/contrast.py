@@ -24,7 +24,7 @@ def contrast(places: Sequence[str], *, seed: int) -> dict[str, list[Paired]]:
         ConfigError: There is nothing to compare, or an arm is unknown.
         DataError: A folder is no evaluation, or the questions differ.
     """
-    opened = [_open(place) for place in places]
+    opened = [open_place(place) for place in places]
     if len(opened) == 1 and opened[0][1] is None:
         return compare_arms(_against_base(opened[0][0]), seed=seed)
     if len(opened) == 1:
@@ -37,7 +37,8 @@ def contrast(places: Sequence[str], *, seed: int) -> dict[str, list[Paired]]:
     return compare_arms(pairs, seed=seed)
 
 
-def _open(place: str) -> tuple[Output, str | None]:
+def open_place(place: str) -> tuple[Output, str | None]:
+    """The folder that ``FOLDER`` or ``FOLDER:ARM`` means, and the arm."""
     if Path(place).is_dir():
         return Output(Path(place)), None
     folder, colon, arm = place.rpartition(":")
@@ -45,7 +46,7 @@ def _open(place: str) -> tuple[Output, str | None]:
 
 
 def _against_base(folder: Output) -> dict[str, tuple[Records, Records]]:
-    records = _records(folder)
+    records = finished(folder)
     if len(records) < 2 or BASE not in records:
         raise ConfigError(
             f"{folder.root}: holds {', '.join(records)} alone; evaluate an adapter too, or give "
@@ -59,14 +60,19 @@ def _against_base(folder: Output) -> dict[str, tuple[Records, Records]]:
 
 
 def _arm(folder: Output, arm: str | None) -> tuple[Records, str]:
-    records = _records(folder)
+    records = finished(folder)
     name = arm if arm is not None else list(records)[-1]
     if name not in records:
         raise ConfigError(f"{folder.root}:{name}: no such arm; it has {', '.join(records)}")
     return records[name], f"{folder.root}:{name}"
 
 
-def _records(folder: Output) -> dict[str, Records]:
+def finished(folder: Output) -> dict[str, Records]:
+    """Records of every arm that has finished a task.
+
+    Raises:
+        DataError: There is none.
+    """
     found = {arm: tasks for arm, tasks in folder.all_records().items() if tasks}
     if not found:
         raise DataError(f"{folder.root}: no task is finished yet; let fedllm eval end first")
