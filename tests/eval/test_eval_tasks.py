@@ -1,0 +1,274 @@
+"""Tasks: every row becomes its question, every parser reads what was said and nothing else."""
+
+import json
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import lines, table, write_all
+from fedllm.errors import ConfigError, DataError
+from fedllm.eval.tasks.files import Library, load
+from fedllm.eval.tasks.finance import LABELS
+from fedllm.eval.tasks.parsers import (
+    boxed,
+    canonical_expression,
+    canonical_number,
+    flexible_number,
+    peer_sentiment,
+    strict_label,
+    strict_number,
+)
+from fedllm.eval.tasks.registry import TASKS, choose, groups
+
+
+def questions(folder, name, **options):
+    task = choose([name])[name.replace("mmlu:", "mmlu_")][0]
+    settings = {"limit": None, "shots": None, "seed": 0, **options}
+    return load(task, Library(folder), **settings)
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ("positive", "positive"),
+        ("  Positive.", "positive"),
+        ("\n\nThe sentiment is NEGATIVE!", "negative"),
+        ("positive, not negative", "positive"),
+        ("not positive", None),
+        ("isn't a very positive one", None),
+        ("It isn’t positive", None),
+        ("non-neutral", None),
+        ("positively surprising", None),
+        ("negative/neutral/positive", None),
+        ("positive or neutral", None),
+        ("", None),
+        ("   \n ", None),
+        ("I cannot say.\npositive", None),
+    ],
+)
+def test_the_strict_parser_reads_the_first_line_and_no_denial(said, label):
+    assert strict_label(said, LABELS) == label
+
+
+def test_the_peers_parser_rewards_silence_and_denial():
+    assert peer_sentiment("") == "neutral"
+    assert peer_sentiment("not positive") == "positive"
+    assert peer_sentiment("POSITIVE") == "neutral"
+    assert peer_sentiment("Negative") == "negative"
+
+
+@given(st.text(alphabet=string.whitespace + string.punctuation.replace("#", "")))
+def test_no_strict_parser_reads_an_answer_into_silence(said):
+    assert strict_label(said, LABELS) is None
+    assert strict_number(said) is None
+    assert boxed(said) is None
+    assert flexible_number(said) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "strict", "flexible"),
+    [
+        ("2 + 3 = 5\n#### 5", "5", "5"),
+        ("#### $1,200.50.", "1200.5", "1200.5"),
+        ("#### -3", "-3", "-3"),
+        ("so it is 18 dollars", None, "18"),
+        ("#### . and then 7", None, "7"),
+        ("The answer is 1,000.", None, "1000"),
+        ("0.50", None, "0.5"),
+        ("no idea", None, None),
+    ],
+)
+def test_numbers_are_read_strictly_and_flexibly(said, strict, flexible):
+    assert (strict_number(said), flexible_number(said)) == (strict, flexible)
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-1e9, max_value=1e9))
+def test_a_number_has_one_spelling(number):
+    canonical = canonical_number(f"{number:f}")
+    assert canonical == canonical_number(f"${number:,f}") == canonical_number(canonical)
+
+
+def test_the_last_balanced_box_counts():
+    assert boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert boxed(r"\boxed{\dfrac12}") == boxed(r"\boxed{ \frac{1}{2} }")
+    assert boxed(r"\boxed{10\%}") == boxed(r"$\boxed{10}$") == canonical_expression("10.0")
+    assert boxed(r"\boxed{never closed") is None
+
+
+def test_every_published_schema_is_read(tmp_path):
+    folder = write_all(tmp_path / "data")
+    gold = {
+        name: [question.gold for question in questions(folder, name).questions]
+        for name in ("fpb", "fiqa", "tfns", "nwgi", "gsm8k", "pubmedqa", "mmlu:anatomy")
+    }
+    assert gold == {
+        "fpb": ["positive", "negative", "neutral", "positive", "neutral"],
+        "fiqa": ["positive", "neutral", "negative"],
+        "tfns": ["negative", "positive", "neutral"],
+        "nwgi": ["neutral"],
+        "gsm8k": ["5", "1200"],
+        "pubmedqa": ["yes", "no", "maybe"],
+        "mmlu:anatomy": ["A", "B", "C"],
+    }
+    fiqa = questions(folder, "fiqa").questions
+    assert [q.group for q in fiqa] == ["up", "up", "down"]
+    assert ["tweet" in q.plain for q in fiqa] == [True, False, True]
+
+
+def test_hub_rows_mean_the_same_as_files(tmp_path):
+    lines(
+        tmp_path / "medqa_test.jsonl",
+        [{"question": "Q?", "options": {"A": "a", "B": "b"}, "answer_idx": "B", "answer": "b"}],
+    )
+    option = {f"op{name}": name for name in "abcd"}
+    lines(tmp_path / "medmcqa_validation.jsonl", [{"question": "Q?", "cop": 3, **option}])
+    lines(
+        tmp_path / "svamp_test.json", [{"ID": "1", "Body": "Two.", "Question": "?", "Answer": 2.0}]
+    )
+    lines(
+        tmp_path / "math500.jsonl",
+        [{"problem": "1+1?", "answer": "2", "solution": r"\boxed{2}", "subject": "Algebra"}],
+    )
+    for name, gold in (("medqa", "B"), ("medmcqa", "D"), ("svamp", "2"), ("competition_math", "2")):
+        assert questions(tmp_path, name).questions[0].gold == gold
+
+
+def test_the_published_prompts_are_kept_to_the_letter(tmp_path):
+    folder = write_all(tmp_path / "data")
+    assert questions(folder, "fpb").questions[0].plain == (
+        "Instruction: What is the sentiment of this news? Please choose an answer from "
+        "{negative/neutral/positive}.\nInput: Sales rose by a third .\nAnswer: "
+    )
+    mmlu = questions(folder, "mmlu:anatomy")
+    assert mmlu.questions[0].plain == (
+        "Which bone is in the thigh?\nA. Femur\nB. Tibia\nC. Ulna\nD. Skull\nAnswer:"
+    )
+    assert len(mmlu.shots["anatomy"]) == 5
+
+
+def test_packed_files_in_any_subfolder_are_found(tmp_path):
+    import gzip
+
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    row = b'{"question": "1+1?", "answer": "#### 2"}\n'
+    (deep / "gsm8k_test.jsonl.gz").write_bytes(gzip.compress(row))
+    assert questions(tmp_path, "gsm8k").questions[0].gold == "2"
+
+
+def test_a_smaller_limit_asks_some_of_the_same_questions(tmp_path):
+    folder = write_all(tmp_path / "data")
+    few, more = ({q.id for q in questions(folder, "fpb", limit=n).questions} for n in (2, 4))
+    assert len(few) == 2 and len(more) == 4 and few < more
+
+
+ABSTRACT = {"QUESTION": "x", "CONTEXTS": ["y"], "final_decision": "no"}
+PROGRAM = {"task_id": "1", "prompt": "def f():\n", "entry_point": "f", "test": "pass"}
+BAD_ROWS = [
+    ("fpb", "fpb_test.jsonl", {"id": 1, "label": "positive"}, ":1: has no field sentence"),
+    ("fpb", "fpb_test.jsonl", {"sentence": "x", "label": "good"}, "'good' is no gold label"),
+    ("fpb", "fpb_test.jsonl", {"sentence": " ", "label": "neutral"}, "sentence is empty"),
+    ("fpb", "fpb_test.jsonl", "", "the file is empty"),
+    ("fiqa", "fiqa_test.jsonl", {"sentence": "x", "sentiment_score": "hot"}, "='hot'; expected"),
+    ("fiqa", "fiqa_test.jsonl", {"sentence": "x", "sentiment_score": 7}, "from -1 to 1"),
+    ("tfns", "tfns_valid.csv", "text,label\nx,9\n", "label='9' is no gold label"),
+    ("gsm8k", "gsm8k_test.jsonl", {"question": "x", "answer": "5"}, "no number after '####'"),
+    ("mmlu:anatomy", "anatomy_test.csv", "q,a,b,c,d,E\n", "5='E' names no option"),
+    ("mmlu:anatomy", "anatomy_test.csv", "q,a,b,c,D\n", "has no field 5"),
+    ("pubmedqa", "pubmedqa_test.json", ABSTRACT | {"final_decision": "often"}, "'often' is no"),
+    ("pubmedqa", "pubmedqa_test.json", ABSTRACT | {"CONTEXTS": "y"}, "no list of passages"),
+    ("humaneval", "HumanEval.jsonl", PROGRAM, "no function check"),
+    ("humaneval", "HumanEval.jsonl", PROGRAM | {"test": "def check("}, "test is not Python"),
+    ("mbpp", "mbpp_test.jsonl", {"text": "x", "test_list": []}, "no list of assertions"),
+    ("medqa", "medqa_test.jsonl", {"question": "x", "options": ["a"], "answer": "A"}, "no list of"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "content", "message"), BAD_ROWS)
+def test_bad_rows_are_named_by_file_row_field_and_value(tmp_path, name, file, content, message):
+    (tmp_path / file).write_text(content if isinstance(content, str) else json.dumps([content]))
+    with pytest.raises(DataError) as error:
+        questions(tmp_path, name)
+    assert message in str(error.value) and file in str(error.value)
+
+
+def test_an_entry_point_the_prompt_does_not_define_is_refused(tmp_path):
+    program = PROGRAM | {"entry_point": "g", "test": "def check(c): pass"}
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(program))
+    with pytest.raises(DataError, match="does not define 'g'"):
+        questions(tmp_path, "humaneval")
+
+
+def test_a_missing_file_says_which_one_is_expected(tmp_path):
+    with pytest.raises(DataError, match="no file fpb_test.jsonl or fpb.jsonl"):
+        questions(tmp_path, "fpb")
+    with pytest.raises(DataError, match="no such folder"):
+        Library(tmp_path / "nowhere")
+
+
+def test_examples_that_were_asked_for_must_be_there(tmp_path):
+    folder = write_all(tmp_path / "data")
+    with pytest.raises(DataError, match="--fewshot 3: task humaneval has no examples"):
+        questions(folder, "humaneval", shots=3)
+    with pytest.raises(DataError, match="no file fpb_train.jsonl"):
+        questions(folder, "fpb", shots=3)
+    (folder / "anatomy_dev.csv").unlink()
+    without = questions(folder, "mmlu:anatomy")
+    assert not without.shots and "without its 5 examples" in without.note
+
+
+def test_groups_hold_every_domain_and_unknown_names_get_a_hint():
+    assert set(groups()) == {"finance", "medical", "math", "code"}
+    assert groups()["finance"] == ("fpb", "fiqa", "tfns", "nwgi")
+    assert not choose(["finance"])["fpb"][1] and choose(["finance", "fpb"])["fpb"][1]
+    assert len(TASKS["mmlu_medical"].sources) == 6 and len(TASKS["mmlu_medical_nine"].sources) == 9
+    with pytest.raises(ConfigError, match="did you mean gsm8k"):
+        choose(["gsm8"])
+
+
+def test_a_yaml_file_is_a_task(tmp_path):
+    table(tmp_path / "rows.csv", [("note", "urgency", "a", "b"), ("pain", "High", "x", "y")])
+    (tmp_path / "own.yaml").write_text(
+        '- {name: triage, kind: classify, file: rows.csv, prompt: "Note: {note}\\nUrgency:",'
+        " gold: urgency, labels: [low, high]}\n"
+        "- {name: pick, kind: choose, file: rows.csv, prompt: '{note}?', gold: right,"
+        " choices: ['{a}', '{b}']}\n"
+    )
+    tasks = choose([str(tmp_path / "own.yaml")])
+    loaded = load(tasks["triage"][0], Library(None), limit=None, shots=None, seed=0)
+    assert (loaded.questions[0].plain, loaded.questions[0].gold) == ("Note: pain\nUrgency:", "high")
+    with pytest.raises(DataError, match="rows.csv:2: has no field right"):
+        load(tasks["pick"][0], Library(None), limit=None, shots=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: x", "kind: Field required"),
+        ("{name: x, kind: guess, file: a, prompt: b, gold: c}", "kind: Input should be"),
+        ("{name: x, kind: classify, file: a, prompt: b, gold: c}", "needs labels"),
+        ("{name: x, kind: answer, file: a, prompt: b, gold: c, shots: 2}", "needs pool"),
+        ("{name: x, kind: answer, file: a, prompt: b, gold: c, colour: red}", "colour: Extra"),
+        ("[1, 2", "not readable YAML"),
+        ("just words", "describes no task"),
+    ],
+)
+def test_a_wrong_yaml_task_is_refused_by_key(tmp_path, content, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        choose([str(path)])
+
+
+def test_a_python_file_is_a_task_and_its_mistakes_are_named(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("from fedllm.eval.tasks.registry import TASKS as known\nTASKS = [known['fpb']]")
+    assert list(choose([str(path)])) == ["fpb"]
+    path.write_text("TASKS = [1]")
+    with pytest.raises(ConfigError, match="holds no"):
+        choose([str(path)])
+    path.write_text("raise KeyError('no')")
+    with pytest.raises(ConfigError, match="KeyError"):
+        choose([str(path)])
