@@ -1,9 +1,9 @@
 """Whether the same prompt gives the same answer, whatever should not matter.
 
 After the protocol of LLM Output Drift (ibm-client-engineering/output-drift-financial-llms on
-GitHub): prompts are answered greedily again and again. Replays, and the adapter written to disk and read
-back, must agree to the last bit, else something draws at random or dropout is on. Another batch
-size, another order and a merged adapter round differently; there answers must agree and
+GitHub): prompts are answered greedily again and again. Replays, and the adapter written to disk and
+read back, must agree to the last bit, else something draws at random or dropout is on. Another
+batch size, another order and a merged adapter round differently; there answers must agree and
 log-probabilities stay close. Where tokens part, the margin between the two best tokens says whether
 rounding explains it.
 """
