@@ -60,7 +60,7 @@ class Scripted:
     def choose(
         self, loaded: Loaded, asking: Asking, done: Collection[int]
     ) -> Iterator[dict[int, Chosen]]:
-        """The script's likelihoods, or certainty for the choice that its text names."""
+        """The script's likelihoods, or near certainty for the choice that its text names."""
         yield {
             place: Chosen(_asked(question), _preference(question.choices, answer))
             for place, question, answer in self._look_up(loaded, done)
@@ -122,6 +122,8 @@ def _preference(choices: Sequence[str], answer: Answer) -> tuple[float, ...]:
     if answer.log_probs is not None and len(answer.log_probs) == len(choices):
         return answer.log_probs
     named = answer.texts[0].strip().casefold()
+    if named not in map(str.casefold, choices):
+        return ()
     return tuple(0.0 if choice.casefold() == named else -10.0 for choice in choices)
 
 

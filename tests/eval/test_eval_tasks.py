@@ -6,8 +6,8 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from task_files import lines, table, write_all
 
-from benchmarks import lines, table, write_all
 from fedllm.errors import ConfigError, DataError
 from fedllm.eval.tasks.files import Library, load
 from fedllm.eval.tasks.finance import LABELS
