@@ -224,7 +224,7 @@ def test_nothing_is_left_behind(level):
     ]
 
 
-def test_programs_die_with_the_process_that_started_them():
+def test_programs_die_with_the_process_that_started_them(tmp_path):
     script = (
         "import os, threading, time\n"
         "from fedllm.eval.sandbox import Program, execute, isolation\n"
@@ -232,7 +232,9 @@ def test_programs_die_with_the_process_that_started_them():
         "threading.Timer(0.7, os._exit, (0,)).start()\n"
         "execute(Program('while True: pass'), allow=True, timeout=60)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script])
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
     child.wait()
     time.sleep(0.3)
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
