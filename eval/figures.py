@@ -82,8 +82,12 @@ def line_chart(
     as_percent: bool = False,
     from_zero: bool = False,
     size: tuple[float, float] = (520, 300),
+    key_width: float = 0,
 ) -> str:
-    """Lines over rounds with shaded intervals; marks carry a tooltip."""
+    """Lines over rounds with shaded intervals; marks carry a tooltip.
+
+    A ``key_width`` above 0 names the lines in a column of so many pixels on the right.
+    """
     values = [v for line in series for _, v in line.points]
     low = min((v.low for v in values), default=0.0)
     high = max((v.high for v in values), default=1.0)
@@ -91,11 +95,14 @@ def line_chart(
     last = max((x for line in series for x, _ in line.points), default=1)
     first = min((x for line in series for x, _ in line.points), default=0)
     width, height = size
-    frame = Frame(width, height, 52, 14, 26, 38, (first, last), (ticks[0], ticks[-1]))
+    right = 14 + key_width
+    frame = Frame(width, height, 52, right, 26, 38, (first, last), (ticks[0], ticks[-1]))
     parts = [_grid(frame, ticks, as_percent), _round_axis(frame, x_label)]
     parts.append(_text(frame.left - 44, 14, y_label, "axis"))
     parts += [_band(frame, line) for line in series]
     parts += [_line(frame, line, as_percent) for line in series]
+    if key_width:
+        parts.append(_key(series, width - key_width))
     return _svg(width, height, alt, parts)
 
 
@@ -275,6 +282,20 @@ def _line(frame: Frame, line: Series, as_percent: bool) -> str:
             f'<circle cx="{frame.x(x)}" cy="{frame.y(value.mean)}" r="{radius}"'
             f' style="fill:{line.colour}"><title>{escape(tip)}</title></circle>'
         )
+    return "".join(parts)
+
+
+def _key(series: Sequence[Series], left: float) -> str:
+    """The lines' names, each behind a piece of its line."""
+    parts = []
+    for number, line in enumerate(series):
+        y = 34 + 20 * number
+        dashes = ";stroke-dasharray:5 4" if line.dashed else ""
+        parts.append(
+            f'<line x1="{left:g}" x2="{left + 22:g}" y1="{y}" y2="{y}" '
+            f'style="stroke:{line.colour};stroke-width:2.4{dashes}"/>'
+        )
+        parts.append(_text(left + 29, y + 4, line.title, "strong" if line.strong else ""))
     return "".join(parts)
 
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fedllm.eval.figures import FIGURE_STYLE
+from fedllm.eval.palette import variables
+from fedllm.retrieval.budget import budget_figure, certain
+
 PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5566", "#004488")
 SIDE = 560
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -23,7 +27,8 @@ def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, 
     """The page.
 
     Args:
-        domains: Domain -> ``items``, ``private``, ``marginal`` by client, ``widened`` by set.
+        domains: Domain -> ``items``, ``private``, ``marginal`` by client, ``widened`` and
+            ``budgets`` by set.
         drawn: Of :func:`fedllm.retrieval.coverage.coverage_map`.
     """
     shares = " and ".join(f"{share:.0%}" for share in drawn["explained"])
@@ -35,6 +40,7 @@ def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, 
 <h2>What each client adds</h2>
 <p>Coverage by all clients' private data minus coverage without that client's.</p>
 {_marginals(domains)}
+{_budgets(domains)}
 <h2>Map</h2>
 <p>First two principal components of the pool ({shares} of its variance). Dots: public items by
 domain; rings: items handed out, by client; squares: centroids; diamonds: selected centres.</p>
@@ -60,6 +66,23 @@ def _marginals(domains: Mapping[str, Mapping[str, Any]]) -> str:
         for domain, row in domains.items()
     ]
     return _cells(["domain", *clients], rows)
+
+
+def _budgets(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """A figure per domain; nothing where no public items were given."""
+    figures = [
+        budget_figure(
+            {name: certain(curve) for name, curve in row["budgets"].items()}, title=domain
+        )
+        for domain, row in domains.items()
+        if row["budgets"]
+    ]
+    if not figures:
+        return ""
+    return f"""<h2>Coverage against budget</h2>
+<p>Coverage when every client takes only the first so many of its public items.</p>
+<style>{variables("svg")}{FIGURE_STYLE}</style>
+{"".join(figures)}"""
 
 
 def _cells(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

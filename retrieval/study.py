@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedllm.atomic import atomic_json, atomic_text
+from fedllm.retrieval.budget import Curve, budget_steps, coverage_by_budget
 from fedllm.retrieval.centers import client_centers
 from fedllm.retrieval.coverage import (
     client_maxima,
@@ -36,6 +37,8 @@ class DomainCoverage:
     """What each client adds to ``private``."""
     widened: dict[str, float]
     """By private data and each set of public items, by its name."""
+    budgets: dict[str, Curve] = field(default_factory=dict)
+    """The same when every client takes only the first so many items of the set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,6 @@ def coverage_study(
         name: {client: _embedded(rows, encoder, cache) for client, rows in sets.items() if rows}
         for name, sets in given.items()
     }
-    everything = {name: np.concatenate(list(sets.values())) for name, sets in handed.items()}
     centroids = {
         client: client_centers(
             rows,
@@ -94,16 +96,14 @@ def coverage_study(
         retrieved=last,
         seed=seed,
     )
-    return CoverageStudy(
-        measure_domains(anchors, _by_domain(reference), private, everything), drawn
-    )
+    return CoverageStudy(measure_domains(anchors, _by_domain(reference), private, handed), drawn)
 
 
 def measure_domains(
     reference: Array,
     domains: Mapping[str, Sequence[int]],
     private: Mapping[str, Array],
-    public: Mapping[str, Array],
+    public: Mapping[str, Mapping[str, Array]],
 ) -> dict[str, DomainCoverage]:
     """Coverage of every domain, from what may leave a client: its maxima against the reference.
 
@@ -111,24 +111,33 @@ def measure_domains(
         reference: ``(N, D)`` public anchors.
         domains: Domain -> rows of ``reference``.
         private: Client -> ``(M, D)`` embeddings of its shard.
-        public: Name of a set -> ``(M, D)`` embeddings of what all clients were given.
+        public: Name of a set -> client -> ``(n, D)`` embeddings of its items, best first.
     """
     maxima = {client: client_maxima(reference, rows) for client, rows in private.items()}
-    given = {name: client_maxima(reference, rows) for name, rows in public.items()}
     measured = {}
     for domain, rows in domains.items():
         own = {client: values[list(rows)] for client, values in maxima.items()}
         covered = np.max(np.stack(list(own.values())), axis=0)
+        budgets = {
+            name: _curve(reference[list(rows)], covered, list(hands.values()))
+            for name, hands in public.items()
+        }
         measured[domain] = DomainCoverage(
             items=len(rows),
             private=coverage_of_maxima(own),
             marginal=marginal_coverage(own),
-            widened={
-                name: coverage_of_maxima({"private": covered, "public": values[list(rows)]})
-                for name, values in given.items()
-            },
+            widened={name: curve[-1][1] for name, curve in budgets.items()},
+            budgets=budgets,
         )
     return measured
+
+
+def _curve(reference: Array, covered: Array, hands: Sequence[Array]) -> Curve:
+    """Coverage by private data and growing parts of what every client was given."""
+    ends = np.cumsum([len(hand) for hand in hands])
+    rows = [np.arange(end - len(hand), end) for hand, end in zip(hands, ends, strict=True)]
+    steps = budget_steps(max(map(len, hands)))
+    return coverage_by_budget(reference, covered, np.concatenate(hands), rows, steps)
 
 
 def write_study(study: CoverageStudy, page: Path) -> None:

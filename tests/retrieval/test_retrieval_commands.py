@@ -138,6 +138,7 @@ def test_coverage_report_shows_every_domain_and_needs_nothing_else(world):
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
     assert page.count("<circle") > 100
+    assert "Coverage against budget" in page
     assert f"{cooking['private']:.4f}" in page
 
 

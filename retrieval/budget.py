@@ -1,0 +1,91 @@
+"""Coverage against budget: what the first few public items of every client add, and the next.
+
+The curve tells a method that covers a domain with little from one that needs much: at a budget as
+large as the pool all methods meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from fedllm.eval.figures import Series, line_chart
+from fedllm.eval.palette import client_colour
+from fedllm.eval.stats import Interval
+from fedllm.retrieval.coverage import client_maxima
+from fedllm.retrieval.scan import Mask, Rows
+from fedllm.retrieval.vectors import Array
+
+POINTS = 8
+"""Budgets measured by default, each twice the one before."""
+KEY_WIDTH = 190
+
+Curve = list[tuple[int, float]]
+"""Public items per client, and the coverage with so many; the first is with none."""
+
+
+def budget_steps(most: int, points: int = POINTS) -> list[int]:
+    """Budgets up to ``most``, halved again and again: ``[..., most / 4, most / 2, most]``."""
+    return sorted({max(1, round(most / 2**power)) for power in range(points)}) if most > 0 else []
+
+
+def coverage_by_budget(
+    reference: Array,
+    private: Array,
+    items: Array,
+    given: Iterable[Rows],
+    budgets: Sequence[int],
+    *,
+    inside: Mask | None = None,
+) -> Curve:
+    """Coverage when every client takes only the first so many of the items it was given.
+
+    Args:
+        reference: ``(N, D)`` public anchors of a domain.
+        private: ``(N,)`` largest cosine of every anchor to what clients hold themselves.
+        items: ``(M, D)`` public items.
+        given: Per client, rows of ``items``, best first.
+        budgets: Items per client, ascending.
+        inside: ``(M,)`` mask of the items that count; all by default.
+    """
+    hands = list(given)
+    fresh = np.ones(len(items), dtype=bool) if inside is None else inside.copy()
+    maxima, taken = private, 0
+    curve = [(0, float(private.mean(dtype=np.float64)))]
+    for budget in budgets:
+        added = np.unique(np.concatenate([rows[taken:budget] for rows in hands]))
+        added = added[fresh[added]]
+        fresh[added] = False
+        if len(added):
+            maxima = np.maximum(maxima, client_maxima(reference, items[added]))
+        curve.append((budget, float(maxima.mean(dtype=np.float64))))
+        taken = budget
+    return curve
+
+
+def budget_figure(curves: Mapping[str, Sequence[tuple[float, Interval]]], *, title: str) -> str:
+    """The curves as one SVG, a line per name; its colours are those of the page around it.
+
+    Args:
+        curves: Name -> points: items per client, coverage with its interval over seeds.
+        title: What is covered, e.g. ``"domain medical"``.
+    """
+    series = [
+        Series(name, client_colour(number), points, dashed=number >= 8)
+        for number, (name, points) in enumerate(curves.items())
+    ]
+    names = ", ".join(curves)
+    return line_chart(
+        series,
+        alt=f"Coverage of {title} against public items per client: {names}",
+        y_label=f"coverage of {title}",
+        x_label="public items per client",
+        key_width=KEY_WIDTH,
+        size=(760, 340),
+    )
+
+
+def certain(curve: Curve) -> list[tuple[float, Interval]]:
+    """A curve of one measurement in the figure's form, its intervals without width."""
+    return [(float(budget), Interval(value, value, value, 1)) for budget, value in curve]
