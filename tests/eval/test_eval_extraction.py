@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fedllm.config import LoraConfig
 from fedllm.eval.inference import generate_tokens
-from fedllm.eval.probes.extraction import template_lengths, extraction_probe, longest_run
+from fedllm.eval.probes.extraction import extraction_probe, longest_run, template_lengths
 from fedllm.training.data import TokenizedExample
 from fedllm.training.model import BaseModel, adapter_parameters, attach_lora
 
