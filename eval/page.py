@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedllm.eval import findings, formats
+from fedllm.eval import findings, formats, widening
 from fedllm.eval.drawings import Drawing, drawings
 from fedllm.eval.figures import FIGURE_STYLE, share_bar
 from fedllm.eval.findings import AVERAGE, FULL, cell
@@ -23,6 +23,7 @@ MEASURES = {
 SENT = {
     "adapter": "sent: adapter updates",
     "centroids": "sent: centroids of embeddings",
+    "coverage": "sent: similarity to public examples",
     "metrics": "sent: counts, losses, scores",
 }
 RECEIVED = {"adapter": "received: global adapters", "public": "received: public instructions"}
@@ -50,6 +51,7 @@ def render_html(summary: Mapping[str, Any]) -> str:
         _results(summary, figures),
         _rounds(figures),
         _coverage(summary, figures),
+        _widening(summary),
         _aggregation(summary, figures),
         _probe(summary, figures),
         _traffic(summary),
@@ -195,6 +197,22 @@ def _coverage(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str
     charts = "".join(_figure(drawing, legend=True) for drawing in shown)
     text = findings.coverage_sentence(summary)
     return _section("Domain coverage", text, [charts])
+
+
+def _widening(summary: Mapping[str, Any]) -> str:
+    """What retrieval made clients tell, and what the contamination gate found."""
+    found = widening.tables(summary)
+    if not found:
+        return ""
+    parts = []
+    for title, heads, rows in found:
+        lines = [
+            f'<tr><th scope="row">{escape(first)}</th>'
+            f"{''.join(f'<td>{escape(value)}</td>' for value in rest)}</tr>"
+            for first, *rest in rows
+        ]
+        parts.append(f"<h3>{escape(title)}</h3>{_table(heads, lines)}")
+    return _section("Retrieval and privacy", " ".join(widening.sentences(summary)), parts)
 
 
 def _aggregation(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:

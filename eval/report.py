@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedllm.atomic import atomic_directory, atomic_text
-from fedllm.eval import findings, formats
+from fedllm.eval import findings, formats, widening
 from fedllm.eval.drawings import drawings
 from fedllm.eval.figures import standalone
 from fedllm.eval.findings import AVERAGE, FULL, cell
@@ -117,6 +117,7 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if (summary.get("coverage") or {}).get("domains"):
         lines.append(findings.coverage_sentence(summary))
+    lines += widening.sentences(summary)
     full = findings.arm_named(summary, FULL)
     points = findings.aggregation_points(full) if full else []
     if points:

@@ -8,6 +8,7 @@ embed for this measurement alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,13 +50,14 @@ class CoverageStudy:
             domain: row for domain in domains if (row := self._domain(domain, shards, given))
         }
         full = self._run.federation.given()
-        sent = {}
+        sent: dict[str, Array] = {}
         if METHODS[self._method].needs == "centroids":
             sent = self._centroids.arrived(list(shards))
         return {
             "domains": measured,
             "unique_ratio": unique_ratio(full) if any(full.values()) else None,
             "centroid_similarity": cross_client_similarity(sent) if len(sent) > 1 else None,
+            "bytes": self._bytes_sent(shards),
             "map": self._map(sent, full),
         }
 
@@ -63,6 +65,14 @@ class CoverageStudy:
         """Pool rows that clients of ``arm`` were given, in whatever round."""
         given = arm_directory(self._run, arm).given()
         return sorted({self._embedder.position[name] for ids in given.values() for name in ids})
+
+    def _bytes_sent(self, shards: Mapping[str, Shard]) -> dict[str, int]:
+        """What the maxima of every client weigh: one float32 per public example of its domains."""
+        anchors = Counter(example.domain for example in self._embedder.pool)
+        return {
+            client: 4 * sum(anchors[name] for name in {row.domain for row in shard.train})
+            for client, shard in shards.items()
+        }
 
     def _domain(
         self, domain: str, shards: Mapping[str, Shard], given: Mapping[str, Sequence[int]]

@@ -16,7 +16,7 @@ from fedllm.engines.files import directory_bytes
 from fedllm.eval.stats import Interval
 from fedllm.experiment.arms import Arm, arm_directory
 from fedllm.experiment.evaluation import Scores, average, by_domain, read_reports
-from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
+from fedllm.runs import RoundDirectory, RunDirectory, read_json
 
 
 def summarise(
@@ -31,7 +31,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The run's numbers in the form the report draws; also written to ``report/summary.json``."""
     config, environment, base = run.config, read_json(run.environment), read_json(run.base)
-    given = _items_given(run.federation)
+    given = {client: len(ids) for client, ids in run.federation.given().items()}
     summary = {
         "run": config.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -56,8 +56,9 @@ def summarise(
         ),
         "arms": [_arm(run, arm, shards) for arm in arms],
         "coverage": coverage,
+        "retrieval": _retrieval(run),
         "probe": probe,
-        "traffic": _traffic(run),
+        "traffic": _traffic(run, coverage or {}),
     }
     atomic_json(run.report / "summary.json", summary)
     return summary
@@ -124,33 +125,57 @@ def _seconds(run: RunDirectory) -> dict[str, float]:
     return {stage: round(seconds, 2) for stage, seconds in stages.items()}
 
 
-def _items_given(federation: FederationDirectory) -> dict[str, int]:
-    plan = federation.augmentation / "plan.json"
-    if not plan.exists():
-        return {}
-    return {client: len(items["ids"]) for client, items in read_json(plan)["items"].items()}
+def _retrieval(run: RunDirectory) -> dict[str, Any]:
+    """How data was widened, what clients told for it, and what the contamination gate found."""
+    settings, federation = run.config.retrieval, run.federation
+    asked = ("method", "when", "encoder", "selection", "dedup", "per_client", "min_cluster_size")
+    alignment = read_json(run.alignment) if run.alignment.exists() else {}
+    return {
+        **{name: getattr(settings, name) for name in asked},
+        "releases": {
+            path.stem: read_json(path) for path in sorted(federation.centers.glob("*.json"))
+        },
+        "alignment": {"floor": settings.alignment_floor, "encoders": alignment},
+        "contamination": _contamination(run),
+    }
 
 
-def _traffic(run: RunDirectory) -> dict[str, Any]:
+def _contamination(run: RunDirectory) -> dict[str, Any]:
+    """What resembles held-out questions: counts of private examples, ids of public ones."""
+    private, public = run.root / "contamination.json", run.pool.with_name("contamination.json")
+    suspects = read_json(public) if public.exists() else {}
+    given = {name for ids in run.federation.given().values() for name in ids}
+    return {
+        "policy": run.config.retrieval.contamination,
+        "private": read_json(private) if private.exists() else {},
+        "public": {"looked": public.exists(), "items": suspects},
+        "given": sorted(given & suspects.keys()),
+    }
+
+
+def _traffic(run: RunDirectory, coverage: Mapping[str, Any]) -> dict[str, Any]:
     """Bytes that crossed each client's boundary over the whole federation, by what they were."""
     federation = run.federation
     traffic: dict[str, Any] = {}
+    screened = _contamination(run)["private"]
     rounds = [federation.round(n) for n in range(1, run.config.federation.rounds + 1)]
     for client in read_json(run.clients):
-        centers = federation.centers / f"{client}.safetensors"
-        public = federation.augmentation / f"{client}.jsonl"
+        sent = [federation.centers / f"{client}{end}" for end in (".safetensors", ".json")]
+        public = [folder / f"{client}.jsonl" for folder in federation.augmentations()]
         records = [read_json(r.metrics) for r in rounds]
         reports = [read_json(r.evaluation) for r in rounds if r.evaluation.exists()]
         traffic[client] = {
             "up": {
                 "adapter": sum(r["bytes_up"].get(client, 0) for r in records),
-                "centroids": centers.stat().st_size if centers.exists() else 0,
-                "metrics": sum(len(str(report.get(client, {}))) for report in reports),
+                "centroids": sum(path.stat().st_size for path in sent if path.exists()),
+                "coverage": coverage.get("bytes", {}).get(client, 0),
+                "metrics": sum(len(str(report.get(client, {}))) for report in reports)
+                + len(str(screened.get(client, ""))),
             },
             "down": {
                 "adapter": sum(r["bytes_down"].get(client, 0) for r in records)
                 + (directory_bytes(rounds[-1].aggregate) if rounds else 0),
-                "public": public.stat().st_size if public.exists() else 0,
+                "public": sum(path.stat().st_size for path in public if path.exists()),
             },
         }
     return traffic
