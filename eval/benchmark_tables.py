@@ -24,23 +24,21 @@ FITS = {
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """One table of scores, arms down and tasks across, and what has to be known about it."""
     tasks = summary["tasks"]
-    table = Table(
-        title="Score in per cent, 95 % interval below; * differs from the base model "
-        "(McNemar, Holm-adjusted)",
-        title_justify="left",
-        title_style="dim",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for name in tasks:
         table.add_column(name, justify="right")
     for arm in summary["arms"]:
         table.add_row(arm["title"], *(_cell(arm, name) for name in tasks))
-    table.add_row(
-        Text("majority class", style="dim"), *(_majority(summary, name) for name in tasks)
-    )
+    guesses = [_majority(summary, name) for name in tasks]
+    if any(guess.plain for guess in guesses):
+        table.add_row(Text("majority class", style="dim"), *guesses)
+    console.print("Right answers, 95 % interval below", style="dim")
     _print_whole(table, console)
+    if len(summary["arms"]) > 1:
+        console.print(
+            "* differs from the base model (McNemar or sign flips, Holm-adjusted)", style="dim"
+        )
     for line in remarks(summary):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -17,9 +17,10 @@ from fedllm.eval.benchmark import Permission, run_task, steps
 from fedllm.eval.benchmark_report import write_report
 from fedllm.eval.engine import Asking, Engine, Resident
 from fedllm.eval.inference import merged_copy
-from fedllm.eval.output import Output
+from fedllm.eval.lm_eval_bridge import CHAT, harness_entry, read_harness_tasks, run_harness
+from fedllm.eval.output import Output, task_entry
 from fedllm.eval.prompts import PLAIN, TEMPLATES, check_template
-from fedllm.eval.records import Origin
+from fedllm.eval.records import Origin, write_records
 from fedllm.eval.scripted import ANSWERS, SILENT, Scripted, read_answers, silent
 from fedllm.eval.tasks.files import Library, Loaded, load
 from fedllm.eval.tasks.registry import choose
@@ -49,6 +50,9 @@ class Request:
     asking: Asking = field(default_factory=Asking)
     permission: Permission = field(default_factory=Permission)
     any_base: bool = False
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of the lm-evaluation-harness."""
+    include_path: Path | None = None
     device: str = "cpu"
     out: Path | None = None
     examples: int = 0
@@ -64,7 +68,8 @@ def evaluate(request: Request, watcher: Watcher) -> tuple[dict[str, Any], Path]:
         FedLLMError: What is wrong, and how to mend it.
     """
     run = _run(request)
-    tasks, skipped = read_tasks(request)
+    tasks, skipped = read_tasks(request) if request.tasks else ([], {})
+    harness = read_harness_tasks(request.lm_eval, request.include_path) if request.lm_eval else {}
     arms = _arms(request, run)
     asking = _asking(request, run)
     output = Output(_folder(request, run))
@@ -86,10 +91,15 @@ def evaluate(request: Request, watcher: Watcher) -> tuple[dict[str, Any], Path]:
         }
         facts = {"command": request.command, "skipped": skipped, "batch_size": request.batch_size}
         facts |= {"versions": _versions(), "isolation": _isolation(tasks)}
-        output.begin(models.identity, settings, tasks, arms, facts)
+        entries = {loaded.task.name: task_entry(loaded) for loaded in tasks}
+        entries |= {
+            name: harness_entry(name, task, request.limit, request.fewshot)
+            for name, task in harness.items()
+        }
+        output.begin(models.identity, settings, entries, arms, facts)
         with RunDirectory(output.root).locked():
             for arm in arms:
-                _ask(models, arm, tasks, output, asking, request.permission, watcher)
+                _ask(models, arm, tasks, harness, output, asking, request, watcher)
     return write_report(output, shown=request.examples), output.root
 
 
@@ -196,37 +206,64 @@ def _ask(
     models: _Models,
     arm: EvaluatedArm,
     tasks: Sequence[Loaded],
+    harness: Mapping[str, Any],
     output: Output,
     asking: Asking,
-    permission: Permission,
+    request: Request,
     watcher: Watcher,
 ) -> None:
     """Asks one arm everything it has not answered yet."""
     waiting = [task for task in tasks if not output.records(arm.name, task.task.name).exists()]
-    if not waiting:
+    bridged = [name for name in harness if not output.records(arm.name, name).exists()]
+    if not waiting and not bridged:
         return
-    total = sum(map(steps, waiting))
+    total = sum(map(steps, waiting)) + len(bridged)
+    adapter = arm.sha256
     with models.engine(arm) as engine, watcher.task(arm.title, total) as tick:
         for loaded in waiting:
             name = loaded.task.name
-            origin = Origin(
-                base_sha256=models.identity["base_sha256"],
-                adapter_sha256=arm.sha256,
-                template_id=asking.template,
-                seed=asking.seed,
-                decode=asking.decoding(loaded.task),
-                round=arm.round,
-                client_id=arm.client,
-            )
+            origin = _origin(models, arm, adapter, asking, asking.decoding(loaded.task))
             run_task(
                 engine,
                 loaded,
                 output.records(arm.name, name),
                 asking=asking,
                 origin=origin,
-                permission=permission,
+                permission=request.permission,
                 tick=_named(tick, name),
             )
+        for name in bridged:
+            assert isinstance(engine, Resident)
+            records = run_harness(
+                name,
+                harness[name],
+                engine.model,
+                engine.tokenizer,
+                batch_size=request.batch_size,
+                limit=request.limit,
+                shots=request.fewshot,
+                origin=_origin(models, arm, adapter, asking, {}),
+            )
+            write_records(output.records(arm.name, name), records)
+            tick(f"{name}: lm-eval")
+
+
+def _origin(
+    models: _Models,
+    arm: EvaluatedArm,
+    adapter: str | None,
+    asking: Asking,
+    decode: Mapping[str, Any],
+) -> Origin:
+    return Origin(
+        base_sha256=models.identity["base_sha256"],
+        adapter_sha256=adapter,
+        template_id=asking.template,
+        seed=asking.seed,
+        decode=decode,
+        round=arm.round,
+        client_id=arm.client,
+    )
 
 
 def _named(tick: Tick, name: str) -> Tick:
@@ -242,8 +279,11 @@ def _run(request: Request) -> RunDirectory | None:
 
 def _arms(request: Request, run: RunDirectory | None) -> list[EvaluatedArm]:
     scripted = request.model == SILENT or request.model.startswith(ANSWERS)
-    if scripted and (request.adapters or run):
-        raise ConfigError(f"{request.model} has no adapters; leave --adapter and --run out")
+    if scripted and (request.adapters or run or request.lm_eval):
+        raise ConfigError(
+            f"{request.model} has no adapters and no weights; leave out --adapter, --run and "
+            "--lm-eval"
+        )
     arms = [base_arm()]
     arms += run_arms(run, request.rounds) if run else []
     return arms + adapter_arms(request.adapters)
@@ -256,6 +296,8 @@ def _asking(request: Request, run: RunDirectory | None) -> Asking:
     template = request.template or default
     if template not in TEMPLATES:
         raise ConfigError(f"--template {template}; choose one of {', '.join(TEMPLATES)}")
+    if request.lm_eval and template not in (PLAIN, CHAT):
+        raise ConfigError(f"--template {template} is unknown to lm-eval; choose {PLAIN} or {CHAT}")
     asking = replace(request.asking, template=template)
     if asking.samples > 1 and asking.temperature == 0:
         raise ConfigError(

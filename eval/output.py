@@ -75,7 +75,7 @@ class Output:
         self,
         model: Mapping[str, Any],
         settings: Mapping[str, Any],
-        tasks: Sequence[Loaded],
+        tasks: Mapping[str, Mapping[str, Any]],
         arms: Sequence[EvaluatedArm],
         run: Mapping[str, Any],
     ) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Output:
         new: dict[str, Any] = {
             "model": dict(model),
             "settings": dict(settings),
-            "tasks": {loaded.task.name: task_entry(loaded) for loaded in tasks},
+            "tasks": dict(tasks),
             "arms": {arm.name: arm_entry(arm) for arm in arms},
             "runs": [dict(run)],
         }

@@ -41,12 +41,12 @@ def evaluate(
         str, typer.Option(help="Of the run: all, last, or numbers like 1,5.")
     ] = "all",
     tasks: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="finance, medical, math, code, all, names of tasks, mmlu:SUBJECT, or your own "
-            "YAML or Python file; commas between."
+            "YAML or Python file; commas between. Default: all, or none with --lm-eval."
         ),
-    ] = "all",
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder with the task files, at any depth. Without it: the hub."),
@@ -81,6 +81,13 @@ def evaluate(
     require_strong_sandbox: Annotated[
         bool, typer.Option("--require-strong-sandbox", help="Refuse weak isolation.")
     ] = False,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(help="Tasks of the lm-evaluation-harness too; commas between."),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with YAML tasks of your own for --lm-eval.")
+    ] = None,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Trust that two names mean one base model.")
     ] = False,
@@ -121,7 +128,7 @@ def evaluate(
         adapters=tuple(adapter or ()),
         run=run,
         rounds=rounds,
-        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        tasks=_names(("" if lm_eval else "all") if tasks is None else tasks),
         data=data,
         limit=limit,
         fewshot=fewshot,
@@ -136,12 +143,18 @@ def evaluate(
         ),
         permission=Permission(allow_code_execution, require_strong_sandbox),
         any_base=any_base,
+        lm_eval=_names(lm_eval or ""),
+        include_path=include_path,
         device=device,
         out=out,
         examples=examples,
         command=shlex.join(["fedllm", *sys.argv[1:]]),
     )
     _evaluate(request, json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _evaluate(request: Request, json: bool) -> None:
