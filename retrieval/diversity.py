@@ -6,7 +6,7 @@ they look at the public pool alone and ignore what clients hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ DENSITY_POWER = 0.5
 """NovelSum's beta; its alpha is 1."""
 REGULARISER = 1e-9
 CHUNK = 1024
+PRODUCTS = 2**24
+"""Most cosines computed at once: 64 MB."""
 BATCH = 128
 """Rows valued at once when a greedy choice looks for its next row."""
 KEPT = 64
@@ -78,11 +80,16 @@ def novel_sum(rows: Array, reference: Array | None = None) -> float:
     weights = 1.0 / np.arange(1, len(rows) + 1)
     density = _density(rows, rows if reference is None else reference)
     total = 0.0
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in _parts(len(rows), len(rows)):
         distances = np.sort(_distances(rows[part], rows), axis=1)
         total += float((density[part] * (distances @ weights)).sum())
     return total / float(weights.sum()) / len(rows)
+
+
+def _parts(rows: int, columns: int) -> Iterator[slice]:
+    """Rows in turn, so many at once that a product with ``columns`` others stays small."""
+    size = max(1, PRODUCTS // columns)
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def _distances(rows: Array, others: Array) -> npt.NDArray[np.float64]:
@@ -97,12 +104,12 @@ def _density(rows: Array, reference: Array) -> npt.NDArray[np.float64]:
     distinct = np.unique(check_rows(reference, "reference set"), axis=0)
     count = min(NEIGHBOURS + 1, len(distinct))
     means = np.empty(len(rows))
-    for start in range(0, len(rows), CHUNK):
-        cosines = rows[start : start + CHUNK] @ distinct.T
+    for part in _parts(len(rows), len(distinct)):
+        cosines = rows[part] @ distinct.T
         place = len(distinct) - count
         nearest = np.sort(np.partition(cosines, place, axis=1)[:, place:], axis=1)[:, ::-1]
         squared = np.maximum(2.0 - 2.0 * nearest.astype(np.float64), 0.0)
-        means[start : start + CHUNK] = squared[:, min(1, count - 1) :].mean(axis=1)
+        means[part] = squared[:, min(1, count - 1) :].mean(axis=1)
     return np.asarray((1.0 / (means + REGULARISER)) ** DENSITY_POWER)
 
 
