@@ -1,40 +1,47 @@
 """Domain coverage by method on real data: what FedDCA gains over its baselines, and where not.
 
-    python benchmarks/coverage_methods.py four_domains --json FILE data.root=FOLDER
+    python benchmarks/coverage_methods.py four_domains data.root=FOLDER --json FILE --svg FILE
+        --clients 10 100 --small hashing
 
-The protocol of arXiv 2409.20135, scaled by the options: for every domain of the recipe's private
-sources, the domain's rows are shared among ``--clients`` clients (Dirichlet 0.1 over 100 embedding
-clusters), who keep ``--private`` rows each; all other rows, of this and the other domains, join the
-recipe's public sources in one pool. Each method hands ``--public`` items to every client. Coverage
-is that of the domain's public rows by the clients' private rows and by those handed-out items that
-are of the domain. Intervals are Student's, 95 %, over ``--seeds`` partitions.
+The protocol of arXiv 2409.20135: for each domain a federation of its own (``--federation domain``),
+or one over all of them (``mixed``). The rows of the recipe's private sources are shared among the
+clients (Dirichlet 0.1 over 100 embedding clusters), who keep ``--private`` each; all other rows, of
+all domains, join the recipe's public sources in one pool. Each method hands ``--public`` items to
+every client. A domain's coverage is that of ``--reference`` of its public
+rows by the private rows of all clients and by those handed-out items that are of the domain, at
+budgets up to ``--public``. Intervals are Student's, 95 %, over ``--seeds`` partitions. The figure
+averages the domains of the last number of clients.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedllm.atomic import atomic_json, atomic_text
 from fedllm.config import SourceConfig
 from fedllm.data.partition import dirichlet
 from fedllm.data.sources import load_source
+from fedllm.eval.figures import standalone
+from fedllm.eval.stats import Interval
 from fedllm.recipe import load_recipe
-from fedllm.retrieval.align import fit_projector
+from fedllm.retrieval.align import Projector, fit_projector
 from fedllm.retrieval.augment import plan_augmentation
+from fedllm.retrieval.budget import budget_figure, budget_steps, coverage_by_budget
 from fedllm.retrieval.centers import client_centers, kmeans_labels
-from fedllm.retrieval.coverage import coverage, cross_client_similarity, unique_ratio
-from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed, load_encoder
+from fedllm.retrieval.coverage import client_maxima, cross_client_similarity, unique_ratio
+from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
 from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.methods import Augmentation
 from fedllm.retrieval.vectors import Array
-from fedllm.seeds import derive_seed
+from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -43,14 +50,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
     "random, no item twice": {"method": "random", "dedup": "global"},
     "k-centre": {"method": "k-centre"},
-    "facility-location": {"method": "facility-location"},
+    "facility location": {"method": "facility-location"},
+    "NovelSum": {"method": "novelsum"},
     "direct": {"method": "direct"},
+    "direct, no item twice per client": {"method": "direct", "dedup": "client"},
     "direct, no item twice": {"method": "direct", "dedup": "global"},
-    "feddca paper": {"method": "feddca", "selection": "paper"},
-    "feddca greedy": {"method": "feddca", "selection": "greedy"},
-    "feddca greedy+swap": {"method": "feddca", "selection": "greedy+swap"},
-    "feddca greedy+swap, no item twice": {"method": "feddca", "dedup": "global"},
+    "FedDCA paper": {"method": "feddca", "selection": "paper"},
+    "FedDCA swap": {"method": "feddca", "selection": "swap"},
+    "FedDCA greedy": {"method": "feddca", "selection": "greedy"},
+    "FedDCA": {"method": "feddca", "selection": "greedy+swap"},
+    "FedDCA, no item twice": {"method": "feddca", "dedup": "global"},
 }
+STAR = "FedDCA*"
+DRAWN = ("random", "k-centre", "facility location", "NovelSum", "direct", "FedDCA")
+ALIGNED_ON = 10_000
+"""Public texts that the projector of FedDCA* is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +73,14 @@ class Texts:
 
     examples: list[Example]
     rows: Array
-    small_rows: Array
+    small: Mapping[str, Array]
     shared: list[int]
     """Rows of the private sources, which are divided into shards and public rest."""
 
 
-def read(recipe: str, overrides: Sequence[str], cache: Path, small: Encoder) -> Texts:
+def read(options: argparse.Namespace) -> Texts:
     """All sources of the recipe; an example of several sources counts for the first."""
-    config = load_recipe(recipe, overrides)
-    encoder = load_encoder(config.retrieval.encoder)
-    kept = EmbeddingCache(cache)
+    config = load_recipe(options.recipe, options.overrides)
     examples: dict[str, Example] = {}
     private: set[str] = set()
     sources: list[tuple[SourceConfig, bool]] = [(s, True) for s in config.data.private]
@@ -78,105 +90,240 @@ def read(recipe: str, overrides: Sequence[str], cache: Path, small: Encoder) -> 
             if example.query.strip() and example.id not in examples:
                 examples[example.id] = example
                 private |= {example.id} if is_private else set()
-        embed([example.query for example in examples.values()], encoder, kept)
-        print(f"embedded {len(examples)}", flush=True)
     texts = [example.query for example in examples.values()]
     shared = [row for row, name in enumerate(examples) if name in private]
-    return Texts(list(examples.values()), embed(texts, encoder, kept), embed(texts, small), shared)
+    kept = EmbeddingCache(options.cache)
+    rows = embed(texts, load_encoder(config.retrieval.encoder), kept)
+    small = {Path(name).name: embed(texts, load_encoder(name), kept) for name in options.small}
+    return Texts(list(examples.values()), rows, small, shared)
 
 
-def one_domain(texts: Texts, domain: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Coverage of one domain under one partition, by every method."""
-    mine = np.array([row for row in texts.shared if texts.examples[row].domain == domain])
-    labels = kmeans_labels(texts.rows[mine], 100, seed=derive_seed(seed, "labels"))
-    parts = dirichlet(labels, options.clients, 0.1, derive_seed(seed, "partition"))
-    shards = {f"c{k:03d}": mine[part[: options.private]] for k, part in enumerate(parts)}
+def one_seed(texts: Texts, clients: int, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Coverage of every domain, by every method, of one federation or one per domain."""
+    domains = sorted({texts.examples[row].domain for row in texts.shared})
+    if options.federation == "mixed":
+        return one_partition(texts, domains, clients, seed, options)
+    apart = [one_partition(texts, [domain], clients, seed, options) for domain in domains]
+    merged: dict[str, Any] = {}
+    for name in apart[0]:
+        rows = [measured[name] for measured in apart]
+        merged[name] = {
+            key: {d: value for row in rows for d, value in row[key].items()}
+            for key in ("coverage", "curves")
+            if key in rows[0]
+        }
+        for key in ("items", "unique", "cross_client", "seconds"):
+            if key in rows[0]:
+                merged[name][key] = float(np.mean([row[key] for row in rows]))
+        if "alignment" in rows[0]:
+            merged[name]["alignment"] = [row["alignment"] for row in rows]
+    return merged
+
+
+def one_partition(
+    texts: Texts, domains: list[str], clients: int, seed: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Coverage of the domains whose private rows are divided among the clients, by every method."""
+    shared = np.array([row for row in texts.shared if texts.examples[row].domain in domains])
+    labels = kmeans_labels(texts.rows[shared], 100, seed=derive_seed(seed, "labels"))
+    parts = dirichlet(labels, clients, 0.1, derive_seed(seed, "partition"))
+    chance = numpy_rng(derive_seed(seed, "shards"))
+    shards = {
+        f"c{k:03d}": shared[np.sort(chance.permutation(part)[: options.private])]
+        for k, part in enumerate(parts)
+    }
     held = np.concatenate(list(shards.values()))
     public = np.setdiff1d(np.arange(len(texts.examples)), held)
-    inside = np.array([texts.examples[row].domain == domain for row in public])
-    reference = texts.rows[public[inside]]
     index = PoolIndex(texts.rows[public], [texts.examples[row].id for row in public])
-    settings = {"clusters": options.clusters, "min_cluster_size": 3, "seed": seed}
-    centers = {c: client_centers(texts.rows[r], **settings).vectors for c, r in shards.items()}
-    measured: dict[str, Any] = {"private only": {"coverage": coverage(reference, texts.rows[held])}}
-
-    def measure(name: str, centers: dict[str, Array], **how: Any) -> None:
-        started = time.perf_counter()
-        plan = plan_augmentation(
-            index=index, centers_by_client=centers, per_client=options.public, seed=seed, **how
-        )
-        given = np.unique(np.concatenate([items.rows for items in plan.items.values()]))
-        useful = public[given[inside[given]]]
-        covering = texts.rows[np.concatenate([held, useful])]
-        measured[name] = {
-            "coverage": coverage(reference, covering),
-            "in_domain": float(
-                np.mean(inside[np.concatenate([i.rows for i in plan.items.values()])])
-            ),
-            "unique": unique_ratio({c: items.ids for c, items in plan.items.items()}),
-            "cross_client": cross_client_similarity(
-                {c: index.vectors[items.rows] for c, items in plan.items.items()}
-            ),
-            "seconds": round(time.perf_counter() - started, 2),
-        }
-
-    for name, how in METHODS.items():
-        measure(name, centers, **how)
-    projector = fit_projector(texts.small_rows[public], texts.rows[public], seed=seed)
-    small = {
-        c: projector(client_centers(texts.small_rows[r], **settings).vectors)
-        for c, r in shards.items()
+    domain_of = np.array([texts.examples[row].domain for row in public])
+    budgets = budget_steps(options.public)
+    references, private = {}, {}
+    for domain in domains:
+        of_domain = np.flatnonzero(domain_of == domain)
+        drawn = chance.permutation(of_domain)[: options.reference]
+        references[domain] = index.vectors[drawn]
+        mine = [row for row in held if texts.examples[row].domain == domain]
+        private[domain] = client_maxima(references[domain], texts.rows[mine])
+    measured: dict[str, Any] = {
+        "private only": {"coverage": {d: float(m.mean()) for d, m in private.items()}}
     }
-    measure("feddca* greedy+swap", small, method="feddca")
-    measured["feddca* greedy+swap"]["alignment_recall"] = projector.recall
+    for name, plan, extra in plans(texts, index, public, shards, seed, options):
+        curves = {
+            domain: coverage_by_budget(
+                references[domain],
+                private[domain],
+                index.vectors,
+                [items.rows for items in plan.items.values()],
+                budgets,
+                inside=domain_of == domain,
+            )
+            for domain in domains
+        }
+        measured[name] = extra | {
+            "coverage": {domain: curve[-1][1] for domain, curve in curves.items()},
+            "curves": curves,
+        }
+        measured[name] |= facts(plan, index, seed)
+        print(
+            clients,
+            seed,
+            *domains,
+            name,
+            round(np.mean([c[-1][1] for c in curves.values()]), 4),
+            flush=True,
+        )
     return measured
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval."""
-    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(np.mean(values)), STUDENT[len(values)] * spread
+def plans(
+    texts: Texts,
+    index: PoolIndex,
+    public: Any,
+    shards: Mapping[str, Any],
+    seed: int,
+    options: argparse.Namespace,
+) -> Iterator[tuple[str, Augmentation, dict[str, Any]]]:
+    """Every method's name, plan, and what else there is to record."""
+    how = {"index": index, "per_client": options.public, "seed": seed}
+    settings = {"clusters": options.clusters, "min_cluster_size": 3, "seed": seed}
+    centers = {c: client_centers(texts.rows[r], **settings).vectors for c, r in shards.items()}
+    for name, chosen in METHODS.items():
+        if chosen["method"] not in options.without:
+            yield name, *timed(centers_by_client=centers, **how, **chosen)
+    train = numpy_rng(derive_seed(seed, "alignment")).permutation(len(public))[:ALIGNED_ON]
+    for encoder, rows in texts.small.items():
+        projector: Projector = fit_projector(
+            rows[public[train]], index.vectors[train], seed=derive_seed(seed, "projector")
+        )
+        small = {
+            c: projector(client_centers(rows[r], **settings).vectors) for c, r in shards.items()
+        }
+        plan, extra = timed(centers_by_client=small, method="feddca", **how)
+        yield f"{STAR} {encoder}", plan, extra | {"alignment": projector.measures()}
+
+
+def timed(**how: Any) -> tuple[Augmentation, dict[str, Any]]:
+    """A plan and its processor time."""
+    started = time.process_time()
+    plan = plan_augmentation(**how)
+    return plan, {"seconds": round(time.process_time() - started, 2)}
+
+
+def facts(plan: Augmentation, index: PoolIndex, seed: int) -> dict[str, Any]:
+    """Diversity of what was handed out: unique ratio, cross-client similarity of centroids."""
+    centroids = {
+        client: client_centers(
+            index.vectors[items.rows], clusters=10, min_cluster_size=1, seed=seed
+        ).vectors
+        for client, items in plan.items.items()
+    }
+    return {
+        "items": sum(len(items.ids) for items in plan.items.values()),
+        "unique": unique_ratio({c: items.ids for c, items in plan.items.items()}),
+        "cross_client": cross_client_similarity(centroids),
+    }
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and its 95 % interval over seeds."""
+    mean = float(np.mean(values))
+    half = STUDENT[len(values)] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per method and domain the interval over seeds, and of the difference to random."""
+    table: dict[str, Any] = {}
+    for name in runs[0]:
+        rows = {
+            domain: interval([run[name]["coverage"][domain] for run in runs])
+            for domain in runs[0][name]["coverage"]
+        }
+        means = [float(np.mean(list(run[name]["coverage"].values()))) for run in runs]
+        rows["average"] = interval(means)
+        table[name] = {"coverage": {domain: value.as_dict() for domain, value in rows.items()}}
+        if name != "private only":
+            random = [float(np.mean(list(run["random"]["coverage"].values()))) for run in runs]
+            gains = [mean - other for mean, other in zip(means, random, strict=True)]
+            table[name]["average_over_random"] = interval(gains).as_dict()
+            for key in ("unique", "cross_client", "items"):
+                table[name][key] = round(float(np.mean([run[name][key] for run in runs])), 4)
+    return table
+
+
+def figure(runs: Sequence[Mapping[str, Any]], clients: int) -> str:
+    """Coverage against budget, averaged over domains, with intervals over seeds."""
+    drawn = [name for name in runs[0] if name in DRAWN or name.startswith(STAR)]
+    curves = {}
+    for name in drawn:
+        averages = [np.mean(list(run[name]["curves"].values()), axis=0) for run in runs]
+        curves[name] = [
+            (float(points[0][0]), interval([float(value) for _, value in points]))
+            for points in zip(*averages, strict=True)
+        ]
+    return standalone(
+        budget_figure(
+            curves, title=f"{len(runs[0]['random']['coverage'])} domains, {clients} clients"
+        )
+    )
 
 
 def main() -> None:
-    """Measures every domain and prints a table."""
+    """Measures every partition, prints a table, writes the record and the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--clients", type=int, nargs="+", default=[10])
+    parser.add_argument("--federation", choices=["domain", "mixed"], default="domain")
     parser.add_argument("--private", type=int, default=100)
     parser.add_argument("--public", type=int, default=1000)
     parser.add_argument("--clusters", type=int, default=10)
+    parser.add_argument("--reference", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3, choices=STUDENT)
+    parser.add_argument("--small", nargs="*", default=["hashing"], help="encoders of FedDCA*")
+    parser.add_argument("--without", nargs="*", default=[], help="methods left out")
     parser.add_argument("--cache", type=Path, default=Path("runs/embeddings"))
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--svg", type=Path)
     options = parser.parse_intermixed_args()
-    texts = read(options.recipe, options.overrides, options.cache, load_encoder("hashing"))
-    domains = sorted({texts.examples[row].domain for row in texts.shared})
-    result = {
-        domain: [one_domain(texts, domain, seed, options) for seed in range(options.seeds)]
-        for domain in domains
-    }
-    print("| method | " + " | ".join(domains) + " |")
-    for name in result[domains[0]][0]:
-        cells = [interval([run[name]["coverage"] for run in result[domain]]) for domain in domains]
-        print(f"| {name} | " + " | ".join(f"{m:.4f} ± {h:.4f}" for m, h in cells) + " |")
-    settings = {
-        key: getattr(options, key)
-        for key in ("recipe", "clients", "private", "public", "clusters", "seeds")
-    }
+    texts = read(options)
+    keys = (
+        "recipe",
+        "federation",
+        "private",
+        "public",
+        "clusters",
+        "reference",
+        "seeds",
+        "without",
+    )
     changed = [word for word in options.overrides if not word.startswith("data.root=")]
-    record = {
+    record: dict[str, Any] = {
         "command": " ".join(["coverage_methods.py", options.recipe, *changed, "data.root=FOLDER"]),
-        "settings": settings | {"encoder": "minilm", "small_encoder": "hashing"},
-        "items": {d: sum(e.domain == d for e in texts.examples) for d in domains}
-        | {"all": len(texts.examples)},
+        "settings": {key: getattr(options, key) for key in keys}
+        | {"small": [Path(name).name for name in options.small]},
+        "items": {
+            domain: sum(example.domain == domain for example in texts.examples)
+            for domain in sorted({example.domain for example in texts.examples})
+        },
         "cores": os.cpu_count(),
-        "result": result,
+        "clients": {},
     }
-    options.json.write_text(json.dumps(record, indent=1) + "\n")
+    for clients in options.clients:
+        runs = [one_seed(texts, clients, seed, options) for seed in range(options.seeds)]
+        table = summary(runs)
+        record["clients"][str(clients)] = {"summary": table, "seeds": runs}
+        domains = list(table["random"]["coverage"])
+        print(f"\n{clients} clients\n| method | " + " | ".join(domains) + " |")
+        for name, row in table.items():
+            cells = [row["coverage"][domain] for domain in domains]
+            shown = " | ".join(f"{c['mean']:.4f} ± {c['high'] - c['mean']:.4f}" for c in cells)
+            print(f"| {name} | {shown} |", flush=True)
+        atomic_json(options.json, record)
+        if options.svg:
+            atomic_text(options.svg, figure(runs, clients))
 
 
 if __name__ == "__main__":
