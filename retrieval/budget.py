@@ -64,12 +64,18 @@ def coverage_by_budget(
     return curve
 
 
-def budget_figure(curves: Mapping[str, Sequence[tuple[float, Interval]]], *, title: str) -> str:
+def budget_figure(
+    curves: Mapping[str, Sequence[tuple[float, Interval]]],
+    *,
+    title: str,
+    size: tuple[float, float] = (760, 340),
+) -> str:
     """The curves as one SVG, a line per name; its colours are those of the page around it.
 
     Args:
         curves: Name -> points: items per client, coverage with its interval over seeds.
         title: What is covered, e.g. ``"domain medical"``.
+        size: Width and height.
     """
     series = [
         Series(name, client_colour(number), points, dashed=number >= 8)
@@ -81,8 +87,8 @@ def budget_figure(curves: Mapping[str, Sequence[tuple[float, Interval]]], *, tit
         alt=f"Coverage of {title} against public items per client: {names}",
         y_label=f"coverage of {title}",
         x_label="public items per client",
-        key_width=KEY_WIDTH,
-        size=(760, 340),
+        key_width=min(KEY_WIDTH, 40 + 8 * max(map(len, curves), default=0)),
+        size=size,
     )
 
 

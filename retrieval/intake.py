@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.align import Projector, fit_projector
 from fedllm.retrieval.centers import Centers, load_centers
-from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
+from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed, load_encoder
 from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed, numpy_rng
@@ -30,6 +30,24 @@ class Intake:
     """Client -> centroids ``(k, D)`` in the space of the index."""
     projectors: dict[str, Projector]
     """Encoder -> the map that was used for it."""
+
+
+def read_centers(files: Sequence[Path], encoder: Encoder) -> dict[str, Array]:
+    """Centroids by client, the file's name, all of one encoder's space.
+
+    Raises:
+        RetrievalError: A file of another space.
+    """
+    found = {}
+    for file in files:
+        centers = load_centers(file)
+        if centers.fingerprint != encoder.fingerprint:
+            raise RetrievalError(
+                f"{file}: centroids of encoder space {centers.fingerprint}, expected "
+                f"{encoder.fingerprint} ({encoder.name}); name their encoder with --encoder"
+            )
+        found[file.name.partition(".")[0]] = centers.vectors
+    return found
 
 
 def gather_centers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,17 @@ from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import SourceConfig
 from fedllm.data.sources import load_source
 from fedllm.errors import DataError
-from fedllm.retrieval.contamination import Hit, overlap_hits
+from fedllm.retrieval.contamination import (
+    Hit,
+    benchmark_texts,
+    embedding_hits,
+    overlap_hits,
+)
 from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
 from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.methods import Augmentation
 from fedllm.retrieval.structure import IndexKind
+from fedllm.retrieval.vectors import Array
 from fedllm.types import Example
 
 
@@ -55,12 +61,36 @@ def index_examples(
     )
 
 
-def benchmark_hits(pool: Sequence[Example], benchmarks: Sequence[str]) -> list[Hit]:
-    """Where public items overlap with the test sets named by ``benchmarks``."""
+def benchmark_hits(
+    items: Sequence[Example],
+    benchmarks: Sequence[str],
+    *,
+    ceiling: float | None = None,
+    rows: Array | None = None,
+    encoder: Encoder | None = None,
+    cache: EmbeddingCache | None = None,
+) -> list[Hit]:
+    """Where training items resemble the test sets named by ``benchmarks``.
+
+    Args:
+        items: What would be trained on.
+        benchmarks: Sources of test sets.
+        ceiling: Cosine from which questions resemble each other; ``None`` compares words alone.
+        rows: ``(N, D)`` embeddings of ``items``, for ``ceiling``.
+        encoder: That made them.
+        cache: For embeddings of the benchmarks.
+    """
     if not benchmarks:
         return []
-    tests = {test.source or test.id: test.query for test in read_public(benchmarks)}
-    return overlap_hits({item.id: f"{item.query}\n{item.output}" for item in pool}, tests)
+    tests = read_public(benchmarks)
+    hits = overlap_hits(
+        {item.id: f"{item.query}\n{item.output}" for item in items}, benchmark_texts(tests)
+    )
+    if ceiling is not None and rows is not None and encoder is not None:
+        against = embed([test.query for test in tests], encoder, cache)
+        names = [test.source or test.id for test in tests]
+        hits += embedding_hits([item.id for item in items], rows, names, against, ceiling=ceiling)
+    return hits
 
 
 def hand_out(plan: Augmentation, pool: Sequence[Example], folder: Path) -> None:
@@ -102,6 +132,17 @@ def _line(example: Example, score: float) -> str:
         ]
         fields = {key: fields[key] for key in ("id", "score", "domain")} | {"messages": turns}
     return json.dumps(fields, ensure_ascii=False)
+
+
+def selected_centers(folders: Sequence[Path], centers: Mapping[str, Array]) -> dict[str, Array]:
+    """The centres that asked for the items in folders of :func:`hand_out`, ``(1, D)`` by client."""
+    chosen = {}
+    for record in (folder / "retrieval.json" for folder in folders):
+        plan = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        for client, (owner, row) in ((plan.get("selection") or {}).get("assignment") or {}).items():
+            if owner in centers and row < len(centers[owner]):
+                chosen[client] = centers[owner][row : row + 1]
+    return chosen
 
 
 def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:

@@ -1,26 +1,24 @@
-"""A page about coverage: a table per domain, and a map of pool, centroids and retrieved items.
+"""A page about coverage: tables per domain, coverage against budget, and a map.
 
-One self-contained HTML file without scripts or links.
+One self-contained HTML file without scripts or links, in the style of a run's report.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
-import numpy as np
-
-from fedllm.eval.figures import FIGURE_STYLE
-from fedllm.eval.palette import variables
+from fedllm.eval.drawings import Drawing
+from fedllm.eval.figures import Dots, scatter
+from fedllm.eval.html import document, figure, section, table
+from fedllm.eval.palette import client_colour
 from fedllm.retrieval.budget import budget_figure, certain
 
-PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb5566", "#004488")
-SIDE = 560
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
-color:#222}table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;
-border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}
-svg{border:1px solid #ddd}.key span{margin-right:1.2rem}"""
+SHAPES = {"retrieved": "small", "centroid": "diamond", "selected": "star"}
+"""How what belongs to a client is drawn, in this order, the last on top."""
+MANY = 12
+"""More clients than that are not named in the map's legend."""
 
 
 def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, Any]) -> str:
@@ -31,96 +29,125 @@ def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, 
             ``budgets`` by set.
         drawn: Of :func:`fedllm.retrieval.coverage.coverage_map`.
     """
-    shares = " and ".join(f"{share:.0%}" for share in drawn["explained"])
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Domain coverage</title>
-<style>{STYLE}</style><h1>Domain coverage</h1>
-<p>Mean over a domain's public items of the largest cosine to anything the clients hold
-(facility location); 1 means that every item is held.</p>
-{_table(domains)}
-<h2>What each client adds</h2>
-<p>Coverage by all clients' private data minus coverage without that client's.</p>
-{_marginals(domains)}
-{_budgets(domains)}
-<h2>Map</h2>
-<p>First two principal components of the pool ({shares} of its variance). Dots: public items by
-domain; rings: items handed out, by client; squares: centroids; diamonds: selected centres.</p>
-{_map(drawn["points"])}</html>
-"""
-
-
-def _table(domains: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(next(iter(domains.values()))["widened"])
-    head = ["domain", "items", "private", *names]
-    rows = [
-        [domain, str(row["items"]), f"{row['private']:.4f}"]
-        + [f"{row['widened'][n]:.4f} ({row['widened'][n] - row['private']:+.4f})" for n in names]
-        for domain, row in domains.items()
+    parts = [
+        section(
+            "Coverage by domain",
+            "Mean over a domain's public items of the largest cosine to anything the clients hold "
+            "(facility location); 1 means that every item is held.",
+            [_coverage(domains)],
+        ),
+        _budgets(domains),
+        section(
+            "What each client adds",
+            "Coverage by all clients' private data minus coverage without that client's.",
+            [_marginals(domains)],
+        ),
+        section("Where clients and public data lie", "", [figure(_map(drawn))]),
     ]
-    return _cells(head, rows)
+    head = f"<header><h1>Domain coverage</h1><p class='lead muted'>{escape(_lead(domains))}</p>"
+    return document("Domain coverage", f"{head}</header>{''.join(parts)}")
+
+
+def _lead(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """One sentence: the mean over domains, before and after."""
+    rows = list(domains.values())
+    private = sum(row["private"] for row in rows) / len(rows)
+    parts = [f"private data alone cover the domains to {private:.3f}"]
+    for name in rows[0]["widened"]:
+        mean = sum(row["widened"][name] for row in rows) / len(rows)
+        parts.append(f"with the public items \u201c{name}\u201d it is {mean:.3f}")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]} (mean over {len(rows)} domains)."
+
+
+def _coverage(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    names = list(next(iter(domains.values()))["widened"])
+    rows = []
+    for domain, row in domains.items():
+        gains = "".join(
+            f"<td><b>{row['widened'][name]:.3f}</b>"
+            f"<small>{row['widened'][name] - row['private']:+.3f}</small></td>"
+            for name in names
+        )
+        cells = f"<td>{row['items']}</td><td>{row['private']:.4f}</td>{gains}"
+        rows.append(f'<tr><th scope="row">{escape(domain)}</th>{cells}</tr>')
+    return table(["", "public items", "private data alone", *names], rows)
 
 
 def _marginals(domains: Mapping[str, Mapping[str, Any]]) -> str:
     clients = list(next(iter(domains.values()))["marginal"])
-    rows = [
-        [domain, *(f"{row['marginal'][client]:.4f}" for client in clients)]
-        for domain, row in domains.items()
-    ]
-    return _cells(["domain", *clients], rows)
+    rows = []
+    for client in clients:
+        cells = "".join(f"<td>{row['marginal'][client]:.4f}</td>" for row in domains.values())
+        rows.append(f'<tr><th scope="row">{escape(client)}</th>{cells}</tr>')
+    return table(["", *domains], rows)
 
 
 def _budgets(domains: Mapping[str, Mapping[str, Any]]) -> str:
     """A figure per domain; nothing where no public items were given."""
     figures = [
         budget_figure(
-            {name: certain(curve) for name, curve in row["budgets"].items()}, title=domain
+            {name: certain(curve) for name, curve in row["budgets"].items()},
+            title=domain,
+            size=(520, 280),
         )
         for domain, row in domains.items()
         if row["budgets"]
     ]
     if not figures:
         return ""
-    return f"""<h2>Coverage against budget</h2>
-<p>Coverage when every client takes only the first so many of its public items.</p>
-<style>{variables("svg")}{FIGURE_STYLE}</style>
-{"".join(figures)}"""
+    text = "Coverage when every client takes only the first so many of its public items."
+    drawn = "".join(f"<figure>{svg}</figure>" for svg in figures)
+    return section("Coverage against budget", text, [f'<div class="grid">{drawn}</div>'])
 
 
-def _cells(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["".join(f"<th>{html.escape(name)}</th>" for name in head)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _map(points: Sequence[Mapping[str, Any]]) -> str:
-    places = np.array([[point["x"], point["y"]] for point in points])
-    low, high = places.min(axis=0), places.max(axis=0)
-    scaled = 12 + (places - low) / np.maximum(high - low, 1e-9) * (SIDE - 24)
-    colors: dict[str, str] = {}
-    for point in points:
-        colors.setdefault(point["label"], PALETTE[len(colors) % len(PALETTE)])
-    marks = [
-        _mark(point["kind"], x, SIDE - y, colors[point["label"]], point["label"])
-        for point, (x, y) in zip(points, scaled, strict=True)
+def _map(drawn: Mapping[str, Any]) -> Drawing:
+    """Pool dots by domain; what belongs to a client by shape; colours of clients follow domains."""
+    points = drawn["points"]
+    domains = _labels(points, ("pool",))
+    clients = _labels(points, tuple(SHAPES))
+    layers, legend = [], []
+    for number, domain in enumerate(domains):
+        colour = client_colour(number) if domain else "var(--pool)"
+        layers.append(Dots(domain or "public pool", colour, _at(points, "pool", domain), "dot"))
+        legend.append((f"public: {domain}" if domain else "public pool", colour, "round"))
+    for kind, shape in SHAPES.items():
+        for number, client in enumerate(clients, len(domains)):
+            found = _at(points, kind, client)
+            layers.append(Dots(f"{client}: {kind}", client_colour(number), found, shape))
+    if len(clients) <= MANY:
+        legend += [
+            (f"client: {name}", client_colour(number), "")
+            for number, name in enumerate(clients, len(domains))
+        ]
+    words = {
+        "retrieved": ("handed out to a client", "round"),
+        "centroid": ("centroid of a client", "diamond"),
+        "selected": ("selected centre", "star"),
+    }
+    kinds = {point["kind"] for point in points}
+    legend += [
+        (text, "var(--muted)", shape) for kind, (text, shape) in words.items() if kind in kinds
     ]
-    key = "".join(
-        f'<span style="color:{color}">&#9632; {html.escape(label or "public")}</span>'
-        for label, color in colors.items()
-    )
-    return (
-        f'<p class="key">{key}</p><svg viewBox="0 0 {SIDE} {SIDE}" width="{SIDE}" '
-        f'height="{SIDE}" role="img" aria-label="coverage map">{"".join(marks)}</svg>'
+    shares = " and ".join(f"{share:.0%}" for share in drawn["explained"])
+    return Drawing(
+        "coverage",
+        "First two principal components of the pool",
+        scatter(
+            layers,
+            alt=f"Map of public items of {len(domains)} domains and {len(clients)} "
+            "clients' centroids and items",
+        ),
+        caption=f"The plane holds {shares} of the pool's variance: only neighbourhood means "
+        "something.",
+        legend=legend,
+        wide=True,
     )
 
 
-def _mark(kind: str, x: float, y: float, color: str, label: str) -> str:
-    title = f"<title>{html.escape(f'{kind} {label}')}</title>"
-    if kind == "pool":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.6" fill="{color}" opacity=".45"/>'
-    if kind == "retrieved":
-        style = f'fill="none" stroke="{color}" opacity=".8"'
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" {style}>{title}</circle>'
-    half, turn = (4, 0) if kind == "centroid" else (6, 45)
-    return (
-        f'<rect x="{x - half:.1f}" y="{y - half:.1f}" width="{2 * half}" height="{2 * half}" '
-        f'transform="rotate({turn} {x:.1f} {y:.1f})" fill="{color}" stroke="#222">{title}</rect>'
-    )
+def _labels(points: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> list[str]:
+    return sorted({point["label"] for point in points if point["kind"] in kinds})
+
+
+def _at(points: Sequence[Mapping[str, Any]], kind: str, label: str) -> list[tuple[float, float]]:
+    return [(p["x"], p["y"]) for p in points if (p["kind"], p["label"]) == (kind, label)]

@@ -59,6 +59,8 @@ def coverage_study(
     clusters: int,
     seed: int,
     cache: EmbeddingCache | None = None,
+    sent: Mapping[str, Array] | None = None,
+    selected: Mapping[str, Array] | None = None,
 ) -> CoverageStudy:
     """Measures and draws.
 
@@ -70,6 +72,8 @@ def coverage_study(
         clusters: Most centroids per client on the map, each of at least 3 distinct texts.
         seed: The run's seed.
         cache: For embeddings of public texts.
+        sent: Client -> the centroids that left it; computed anew for the map where not given.
+        selected: Client -> the centres that asked for its items.
     """
     anchors = embed([example.query for example in reference], encoder, cache)
     private = {client: _embedded(rows, encoder, None) for client, rows in shards.items()}
@@ -77,7 +81,22 @@ def coverage_study(
         name: {client: _embedded(rows, encoder, cache) for client, rows in sets.items() if rows}
         for name, sets in given.items()
     }
-    centroids = {
+    centroids = _centroids(private, clusters, seed) if sent is None else sent
+    last = handed[list(handed)[-1]] if handed else {}
+    drawn = coverage_map(
+        anchors,
+        pool_labels=[example.domain for example in reference],
+        centroids=centroids,
+        selected=selected or {},
+        retrieved=last,
+        seed=seed,
+    )
+    return CoverageStudy(measure_domains(anchors, _by_domain(reference), private, handed), drawn)
+
+
+def _centroids(private: Mapping[str, Array], clusters: int, seed: int) -> dict[str, Array]:
+    """What clients would send; those with fewer than 3 distinct texts send nothing."""
+    return {
         client: client_centers(
             rows,
             clusters=clusters,
@@ -87,16 +106,6 @@ def coverage_study(
         for client, rows in private.items()
         if len(np.unique(rows, axis=0)) >= 3
     }
-    last = handed[list(handed)[-1]] if handed else {}
-    drawn = coverage_map(
-        anchors,
-        pool_labels=[example.domain for example in reference],
-        centroids=centroids,
-        selected={},
-        retrieved=last,
-        seed=seed,
-    )
-    return CoverageStudy(measure_domains(anchors, _by_domain(reference), private, handed), drawn)
 
 
 def measure_domains(

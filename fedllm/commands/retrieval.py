@@ -48,6 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command("centers")(centers)
     app.command("retrieve", cls=ManyValues)(retrieve)
     app.command("coverage", cls=ManyValues)(coverage)
+    app.command("contamination", cls=ManyValues)(contamination)
 
 
 def build(
@@ -178,6 +179,10 @@ def retrieve(
     benchmark: Annotated[
         list[str] | None, typer.Option(help="Test sets that no item may resemble.")
     ] = None,
+    benchmark_similarity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Cosine from which an item resembles a question."),
+    ] = None,
     gate: Annotated[
         Literal["block", "drop", "warn"], typer.Option(help="What happens to items that do.")
     ] = "drop",
@@ -192,6 +197,7 @@ def retrieve(
     """Run at the server: select a centre per client and hand out public items."""
     from fedllm.retrieval.augment import plan_augmentation
     from fedllm.retrieval.contamination import apply_gate
+    from fedllm.retrieval.encoders import load_encoder
     from fedllm.retrieval.index import open_index, read_texts
     from fedllm.retrieval.intake import gather_centers
     from fedllm.retrieval.pool import benchmark_hits, hand_out
@@ -206,7 +212,15 @@ def retrieve(
         seed=seed,
         cache=_public_cache(),
     )
-    hits = benchmark_hits(texts, benchmark or [])
+    near = benchmark_similarity if benchmark else None
+    hits = benchmark_hits(
+        texts,
+        benchmark or [],
+        ceiling=near,
+        rows=opened.vectors,
+        encoder=None if near is None else load_encoder(opened.encoder),
+        cache=_public_cache(),
+    )
     found = plan_augmentation(
         method,
         intake.vectors,
@@ -248,7 +262,13 @@ def coverage(
         list[Path] | None, typer.Option(help="Public items handed out, e.g. by FedDCA.")
     ] = None,
     encoder: EncoderName = "minilm",
-    clusters: Annotated[int, typer.Option(min=1, help="Centroids per client on the map.")] = 5,
+    centers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Centroids that left the clients, for the map with selected centres."),
+    ] = None,
+    clusters: Annotated[
+        int, typer.Option(min=1, help="Centroids per client on the map without --centers.")
+    ] = 5,
     limit: Limit = None,
     seed: Seed = 0,
 ) -> None:
@@ -258,24 +278,64 @@ def coverage(
     centroids on the map. The table alone could be made from maxima (`client_maxima`).
     """
     from fedllm.retrieval.encoders import load_encoder
-    from fedllm.retrieval.pool import read_holdings, read_public
+    from fedllm.retrieval.intake import read_centers
+    from fedllm.retrieval.pool import read_holdings, read_public, selected_centers
     from fedllm.retrieval.study import coverage_study, write_study
 
     given = {"before": before, "after": after}
+    model = load_encoder(encoder)
+    sent = read_centers(centers, model) if centers else None
     study = coverage_study(
         read_public(reference, limit=limit),
         read_holdings(shards),
         {name: read_holdings(paths) for name, paths in given.items() if paths},
-        load_encoder(encoder),
+        model,
         clusters=clusters,
         seed=seed,
         cache=_public_cache(),
+        sent=sent,
+        selected=selected_centers(after or [], sent) if sent else None,
     )
     write_study(study, out)
     for domain, row in study.domains.items():
         widened = "".join(f"  {name} {value:.4f}" for name, value in row.widened.items())
         typer.echo(f"{domain:<24} {row.items:>7} items  private {row.private:.4f}{widened}")
     typer.echo(f"{out}: coverage report")
+
+
+def contamination(
+    data: Annotated[list[str], typer.Argument(help="What would be trained on, e.g. a shard.")],
+    benchmark: Annotated[list[str], typer.Option(help="Test sets.")],
+    similarity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Also count questions whose cosine reaches this."),
+    ] = None,
+    gate: Annotated[
+        Literal["block", "warn"], typer.Option(help="block ends with exit code 2 on a hit.")
+    ] = "warn",
+    encoder: EncoderName = "minilm",
+    limit: Annotated[int, typer.Option(min=0, help="Most pairs printed.")] = 20,
+) -> None:
+    """Find training items that resemble benchmark questions.
+
+    Run it at the client for a shard: it prints ids and counts, never text, and keeps no embeddings.
+    """
+    from fedllm.retrieval.contamination import apply_gate
+    from fedllm.retrieval.encoders import embed, load_encoder
+    from fedllm.retrieval.pool import benchmark_hits, read_public
+
+    items = read_public(data)
+    model = None if similarity is None else load_encoder(encoder)
+    rows = None if model is None else embed([item.query for item in items], model)
+    hits = benchmark_hits(items, benchmark, ceiling=similarity, rows=rows, encoder=model)
+    for hit in hits[:limit]:
+        typer.echo(f"{hit.item} like {hit.test} ({hit.kind} {hit.value:.2f})")
+    found = len({hit.item for hit in hits})
+    typer.echo(
+        f"{found} of {len(items)} items resemble {len({hit.test for hit in hits})} questions"
+    )
+    if gate == "block":
+        apply_gate(hits, gate)
 
 
 def _public_cache() -> EmbeddingCache:
