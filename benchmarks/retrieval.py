@@ -109,8 +109,9 @@ def measure_graph(record: Record) -> None:
     record["greedy on graph"] |= {
         "coverage": round(selection.coverage, 5),
         "neighbours": selection.neighbours,
+        "loss": round(selection.loss, 5),
     }
-    print(selection.coverage, selection.neighbours)
+    print(record["greedy on graph"])
 
 
 def measure_search(record: Record) -> None:
@@ -123,8 +124,11 @@ def measure_search(record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind in kinds:
             with timed(record, f"build {kind}"):
-                PoolIndex(pool, kind=kind).save(Path(folder) / kind)
-        del pool, everything
+                index = PoolIndex(pool, kind=kind)
+                index.save(Path(folder) / kind)
+            record[f"build {kind}"]["measured"] = index.measured()
+            print("\n".join(index.measured()))
+        del pool, everything, index
         for kind in kinds:
             with timed(record, f"open {kind}"):
                 index = open_index(Path(folder) / kind)
