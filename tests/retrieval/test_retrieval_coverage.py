@@ -1,6 +1,7 @@
 """Measures of coverage and the strategies that are compared by them."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fedllm.retrieval.coverage import (
     unique_ratio,
 )
 from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.methods import METHODS, AugmentationMethod
 
 
 def unit(seed, rows, width=8):
@@ -120,7 +122,7 @@ def test_map_spreads_along_the_direction_of_largest_variance():
 CENTERS = {"b": unit(20, 4), "a": unit(21, 3)}
 
 
-@pytest.mark.parametrize("method", ["none", "random", "direct", "feddca"])
+@pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_keeps_to_the_budget_and_is_repeatable(method):
     index = PoolIndex(unit(6, 100))
     plan = plan_augmentation(method, CENTERS, index, per_client=12, seed=3)
@@ -133,6 +135,12 @@ def test_every_method_keeps_to_the_budget_and_is_repeatable(method):
         assert all(not items.ids for items in plan.items.values())
     elif method != "direct":
         assert all(len(items.ids) == 12 for items in plan.items.values())
+
+
+def test_registry_names_every_method_and_others_are_refused():
+    assert set(METHODS) == set(get_args(AugmentationMethod))
+    with pytest.raises(RetrievalError, match="retrieval.method=best is unknown.*'novelsum'"):
+        plan_augmentation("best", CENTERS, PoolIndex(unit(6, 9)), per_client=1, seed=0)
 
 
 def test_order_of_clients_does_not_matter():
