@@ -12,7 +12,7 @@ import numpy as np
 
 from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import SourceConfig
-from fedllm.data.sources import load_source
+from fedllm.data.sources import Role, load_source
 from fedllm.errors import DataError
 from fedllm.retrieval.contamination import (
     Hit,
@@ -28,17 +28,20 @@ from fedllm.retrieval.vectors import Array
 from fedllm.types import Example
 
 
-def read_public(paths: Sequence[str], *, limit: int | None = None) -> list[Example]:
-    """The examples of several public sources, each text once (the first source keeps it).
+def read_sources(
+    paths: Sequence[str], role: Role = "public", *, limit: int | None = None
+) -> list[Example]:
+    """The examples of several sources, each text once (the first source keeps it).
 
     Args:
-        paths: Files, folders, patterns, hub data sets or ``samples:public``.
+        paths: Files, folders, patterns, hub data sets or ``samples:NAME``.
+        role: Which part of the built-in samples is meant.
         limit: Examples taken from each.
     """
     distinct: dict[str, Example] = {}
     for path in paths:
         source = SourceConfig(path=path, limit=limit, empty="drop")
-        for example in load_source(source, Path(), seed=0, role="public"):
+        for example in load_source(source, Path(), seed=0, role=role):
             distinct.setdefault(example.id, example)
     return list(distinct.values())
 
@@ -82,7 +85,7 @@ def benchmark_hits(
     """
     if not benchmarks:
         return []
-    tests = read_public(benchmarks)
+    tests = read_sources(benchmarks, "test")
     hits = overlap_hits(
         {item.id: f"{item.query}\n{item.output}" for item in items}, benchmark_texts(tests)
     )

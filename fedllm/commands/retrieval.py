@@ -63,9 +63,9 @@ def build(
 ) -> None:
     """Embed public instructions and index them."""
     from fedllm.retrieval.encoders import load_encoder
-    from fedllm.retrieval.pool import index_examples, read_public
+    from fedllm.retrieval.pool import index_examples, read_sources
 
-    examples = read_public(pool, limit=limit)
+    examples = read_sources(pool, limit=limit)
     index = index_examples(examples, load_encoder(encoder), kind=kind, cache=_public_cache())
     index.save(out, examples)
     typer.echo(f"{out}: {len(index)} public items, {index.dimension} dimensions, {kind}, {encoder}")
@@ -81,11 +81,11 @@ def add(
     """Add public instructions to an index; what it holds already is skipped."""
     from fedllm.retrieval.encoders import embed, load_encoder
     from fedllm.retrieval.index import open_index, read_texts
-    from fedllm.retrieval.pool import read_public
+    from fedllm.retrieval.pool import read_sources
 
     index, texts = open_index(to), read_texts(to)
     known = set(index.ids)
-    fresh = [example for example in read_public(pool, limit=limit) if example.id not in known]
+    fresh = [example for example in read_sources(pool, limit=limit) if example.id not in known]
     if fresh:
         encoder = load_encoder(index.encoder)
         rows = embed([example.query for example in fresh], encoder, _public_cache())
@@ -279,14 +279,14 @@ def coverage(
     """
     from fedllm.retrieval.encoders import load_encoder
     from fedllm.retrieval.intake import read_centers
-    from fedllm.retrieval.pool import read_holdings, read_public, selected_centers
+    from fedllm.retrieval.pool import read_holdings, read_sources, selected_centers
     from fedllm.retrieval.study import coverage_study, write_study
 
     given = {"before": before, "after": after}
     model = load_encoder(encoder)
     sent = read_centers(centers, model) if centers else None
     study = coverage_study(
-        read_public(reference, limit=limit),
+        read_sources(reference, limit=limit),
         read_holdings(shards),
         {name: read_holdings(paths) for name, paths in given.items() if paths},
         model,
@@ -322,9 +322,9 @@ def contamination(
     """
     from fedllm.retrieval.contamination import apply_gate
     from fedllm.retrieval.encoders import embed, load_encoder
-    from fedllm.retrieval.pool import benchmark_hits, read_public
+    from fedllm.retrieval.pool import benchmark_hits, read_sources
 
-    items = read_public(data)
+    items = read_sources(data, "private")
     model = None if similarity is None else load_encoder(encoder)
     rows = None if model is None else embed([item.query for item in items], model)
     hits = benchmark_hits(items, benchmark, ceiling=similarity, rows=rows, encoder=model)

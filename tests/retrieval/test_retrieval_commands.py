@@ -183,6 +183,73 @@ def test_items_like_a_benchmark_are_dropped_blocked_or_reported(world):
     assert not given & {item["instruction"] for item in stolen}
 
 
+def test_a_shard_is_checked_against_benchmarks_at_the_client(world):
+    shard = world / "clients" / "kitchen.jsonl"
+    rows_held = shard.read_text().splitlines()[:3]
+    benchmark = world / "clients" / "benchmark.jsonl"
+    benchmark.write_text("\n".join(rows_held) + "\n")
+    command = ("contamination", shard, "--benchmark", benchmark)
+    said = fedllm(*command)
+    assert "3 of 20 items resemble 3 questions" in said and CANARY not in said
+    said = fedllm(*command, "--similarity", 0.3, "--encoder", "hashing")
+    assert int(re.search(r"(\d+) of 20 items", said)[1]) > 3
+    with pytest.raises(RetrievalError, match="3 items resemble benchmark items"):
+        fedllm(*command, "--gate", "block")
+
+
+def test_items_near_a_benchmark_are_dropped_by_similarity_too(world):
+    question = rows("cooking", 1, 9)
+    benchmark = write(world / "near.jsonl", question)
+    command = (
+        "retrieve", "--index", world / "index", "--centers", *sent(world), "--out",
+        world / "given", "--benchmark", benchmark,
+    )  # fmt: skip
+    assert "resemble a benchmark" not in fedllm(*command)
+    assert "resemble a benchmark" in fedllm(*command, "--benchmark-similarity", 0.5)
+
+
+def test_the_map_shows_the_centroids_that_left_and_the_selected_centres(world):
+    fedllm("retrieve", "--index", world / "index", "--centers", *sent(world), "--out", world / "g")
+    shards = sorted((world / "clients").glob("*.jsonl"))
+    command = (
+        "coverage", "--reference", world / "cooking.jsonl", "--shards", *shards, "--after",
+        world / "g", "--centers", *sent(world), "--out", world / "report.html", "--encoder",
+    )  # fmt: skip
+    fedllm(*command, "hashing")
+    points = json.loads((world / "report.json").read_text())["map"]["points"]
+    kinds = [point["kind"] for point in points]
+    assert kinds.count("selected") == 2
+    assert kinds.count("centroid") == sum(len(load_centers(file).vectors) for file in sent(world))
+    with pytest.raises(RetrievalError, match="name their encoder with --encoder"):
+        fedllm(*command, "minilm")
+
+
+def test_every_bad_vector_and_pool_is_one_line(world):
+    fingerprint = open_index(world / "index").fingerprint
+    good = load_centers(sent(world)[0]).vectors
+    zero = good.copy()
+    zero[1] = 0
+    bad = {
+        "zero": (zero, "row 1 is the zero vector"),
+        "long": (good * 2, "of length 2, expected unit length"),
+        "nan": (good * np.float32("nan"), "NaN or infinity"),
+        "narrow": (np.eye(8, dtype=np.float32), "8 dimensions, expected 512"),
+    }
+    for name, (vectors, message) in bad.items():
+        file = world / f"{name}.safetensors"
+        Centers(vectors, "hashing", fingerprint).save(file)
+        with pytest.raises(RetrievalError, match=message) as caught:
+            fedllm("retrieve", "--index", world / "index", "--centers", file, "--out", world / "g")
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+        assert not (world / "g").exists()
+    copies = write(world / "copies.jsonl", list(rows("travel", 1, 3)) * 30)
+    said = fedllm("index", "build", copies, "--encoder", "hashing", "--out", world / "once")
+    assert "1 public items" in said
+    (world / "empty.jsonl").write_text("")
+    with pytest.raises(FedLLMError, match=r"empty\.jsonl.*empty"):
+        fedllm("centers", world / "empty.jsonl", "--out", world / "c.safetensors")
+
+
 def test_other_encoders_are_refused_unless_aligned_above_the_floor(world, monkeypatch):
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, 24))
