@@ -19,7 +19,7 @@ from fedllm.retrieval.vectors import Array
 
 POINTS = 8
 """Budgets measured by default, each twice the one before."""
-KEY_WIDTH = 190
+KEY_WIDTH = 225
 
 Curve = list[tuple[int, float]]
 """Public items per client, and the coverage with so many; the first is with none."""
