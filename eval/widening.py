@@ -65,7 +65,7 @@ def alignment_sentence(facts: Mapping[str, Any]) -> str:
     first = next(iter(encoders.values()))
     return (
         f"Clients' own encoders were aligned with {facts['encoder']} on public text: recall@"
-        f"{first['k']} on {first['held_out']} held-out texts rose for {listed(parts)} (floor "
+        f"{first['k']} on {first['held_out']} held-out texts went for {listed(parts)} (floor "
         f"{facts['alignment']['floor']:g})."
     )
 
