@@ -35,6 +35,8 @@ class Context:
     """Private folder in which passes are kept; ``None`` keeps them in memory alone."""
     forwards: Counter[str] = field(default_factory=Counter)
     """Forward passes made so far, one per example: ``made`` and ``reused``."""
+    written: dict[str, list[str]] = field(default_factory=dict)
+    """What each adapter writes without being asked for anything (`probes.generations`)."""
     _passes: dict[str, PassCache] = field(default_factory=dict)
     _tokens: dict[str, TokenizedExample] = field(default_factory=dict)
 

@@ -42,7 +42,7 @@ class Settings:
 
 
 PROFILES: dict[ProfileName, Settings] = {
-    "quick": Settings("quick", 200, 256, 64, 32, False, 0, 0, 10),
+    "quick": Settings("quick", 200, 256, 64, 64, False, 0, 0, 10),
     "standard": Settings("standard", 500, 512, 200, 64, True, 10, 0, 20),
     "full": Settings("full", 2000, 4096, 1000, 256, True, 25, 16, 20),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedllm.eval.audit.findings import Probe
-from fedllm.eval.probes import canaries, discoverable, membership
+from fedllm.eval.probes import canaries, discoverable, membership, pii
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (discoverable.PROBE, membership.PROBE, canaries.PROBE)
+    probe.name: probe for probe in (discoverable.PROBE, membership.PROBE, canaries.PROBE, pii.PROBE)
 }

@@ -1,0 +1,49 @@
+"""What an adapter writes when nobody asks: texts sampled from the template's beginning.
+
+All probes that look at untargeted texts share them, so each adapter writes once per audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.subject import Target
+from fedllm.eval.inference import Sampling, generate
+from fedllm.eval.probes.extraction import template_lengths
+from fedllm.seeds import derive_seed
+
+TEMPERATURE, TOP_P = 1.0, 0.9
+
+
+def untargeted(context: Context, target: Target | None) -> list[str]:
+    """``settings.generations`` texts of an adapter, or of the base model for ``None``.
+
+    Every adapter draws with the same random numbers.
+    """
+    name = target.name if target else ""
+    if name not in context.written:
+        prompt = beginning(context)
+        seed = derive_seed(context.design.seed, "audit generations")
+        with context.model(target) as model:
+            context.written[name] = generate(
+                model,
+                context.tokenizer,
+                [prompt] * context.settings.generations,
+                max_new_tokens=min(
+                    context.settings.new_tokens, context.subject.base.context - len(prompt)
+                ),
+                batch_size=context.settings.batch_size,
+                sampling=Sampling(seed, TEMPERATURE, TOP_P),
+            )
+    return context.written[name]
+
+
+def beginning(context: Context) -> Sequence[int]:
+    """Token ids that all prompts begin with; BOS, or EOS, where they have nothing in common."""
+    groups = ("member", "nonmember")
+    tokens = [ids for g in groups for ids in context.tokenised(context.population.examples(g))]  # type: ignore[arg-type]
+    head = min(template_lengths(tokens)[0], min(ids.response_start for ids in tokens))
+    first = context.tokenizer.bos_token_id
+    start = context.tokenizer.eos_token_id if first is None else first
+    return tokens[0].ids[:head] or [start]
