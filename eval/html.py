@@ -46,7 +46,8 @@ def table(heads: Sequence[str], rows: Sequence[str]) -> str:
 def row(title: str, cells: Sequence[str], *, colour: str = "", kind: str = "") -> str:
     """A row of finished cells under a title, with a dot in the arm's colour."""
     dot = f'<i class="dot" style="background:{colour}"></i>' if colour else ""
-    return f'<tr class="{kind}"><th scope="row">{dot}{escape(title)}</th>{"".join(cells)}</tr>'
+    marked = f' class="{kind}"' if kind else ""
+    return f'<tr{marked}><th scope="row">{dot}{escape(title)}</th>{"".join(cells)}</tr>'
 
 
 def cell(text: str, note: str = "", *, kind: str = "") -> str:
@@ -57,7 +58,7 @@ def cell(text: str, note: str = "", *, kind: str = "") -> str:
 
 def plain(text: str, *, kind: str = "") -> str:
     """A cell of ordinary text."""
-    return f'<td class="{kind}">{escape(text)}</td>'
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
 def folded(title: str, body: str) -> str:
@@ -70,15 +71,22 @@ def grid(figures: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
 
 
-def figure(drawing: Drawing) -> str:
-    """A drawing with its title, legend and words."""
-    marks = legend(drawing.legend) if drawing.legend else ""
+def figure(drawing: Drawing, *, marks: bool = True) -> str:
+    """A drawing with its title, words, data as a table and, unless told otherwise, its legend."""
+    shown = legend(drawing.legend) if marks and drawing.legend else ""
     caption = f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else ""
-    kind = "wide" if drawing.wide else ""
     return (
-        f'<figure><b>{escape(drawing.title)}</b><div class="{kind}">{drawing.svg}</div>'
-        f"{marks}{caption}</figure>"
+        f'<figure><b>{escape(drawing.title)}</b><div class="{"wide" if drawing.wide else ""}">'
+        f"{drawing.svg}</div>{shown}{caption}{_numbers(drawing)}</figure>"
     )
+
+
+def _numbers(drawing: Drawing) -> str:
+    """The figure's data as a table, for those who cannot see it or want the values."""
+    if not drawing.table:
+        return ""
+    head, *rows = drawing.table
+    return folded("Numbers", table(head, [row(r[0], [plain(v) for v in r[1:]]) for r in rows]))
 
 
 def legend(marks: Sequence[tuple[str, str, str]]) -> str:

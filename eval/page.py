@@ -5,16 +5,15 @@ Every section is made from the summary alone and left out where the run measured
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from fedllm.eval import findings, formats, widening
+from fedllm.eval import findings, formats, html, widening
 from fedllm.eval.drawings import Drawing, drawings
-from fedllm.eval.figures import FIGURE_STYLE, share_bar
+from fedllm.eval.figures import share_bar
 from fedllm.eval.findings import AVERAGE, FULL, cell
-from fedllm.eval.palette import arm_colour, client_colour, variables
-from fedllm.eval.style import STYLE
+from fedllm.eval.palette import arm_colour, client_colour
 
 MEASURES = {
     "score": ("Exact score", "share of held-out questions answered right, higher is better"),
@@ -59,15 +58,8 @@ def render_html(summary: Mapping[str, Any]) -> str:
         _clients(summary),
         _reproduce(summary),
     ]
-    title = f"fedllm: {summary['run']}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title>"
-        f"<style>{variables(':root')}{STYLE}{FIGURE_STYLE}</style></head><body><main>"
-        f"{_header(summary)}{''.join(sections)}{FOOTER}</main></body></html>\n"
-    )
+    body = f"{_header(summary)}{''.join(sections)}{FOOTER}"
+    return html.document(f"fedllm: {summary['run']}", body)
 
 
 FOOTER = (
@@ -120,7 +112,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
 
 
 def _results(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
-    body = [_legend(_arm_legend(summary)), _grid(figures, "results")]
+    body = [html.legend(_arm_legend(summary)), _grid(figures, "results")]
     for measure in findings.measures(summary):
         name, meaning = MEASURES[measure]
         body.append(f'<h3>{name} <span class="note">{meaning}</span></h3>')
@@ -128,7 +120,7 @@ def _results(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
     domains = _grid(figures, "results by domain")
     body.append(f"<details><summary>Drawn by domain</summary>{domains}</details>")
     body.append(_local_table(summary))
-    return _section("Results", "What each way of training reaches on held-out data.", body)
+    return html.section("Results", "What each way of training reaches on held-out data.", body)
 
 
 def _result_table(summary: Mapping[str, Any], measure: findings.Measure) -> str:
@@ -147,7 +139,7 @@ def _result_table(summary: Mapping[str, Any], measure: findings.Measure) -> str:
             f'<i class="dot" style="background:{colour}"></i>{escape(arm["title"])}</th>'
             f"{''.join(cells)}</tr>"
         )
-    return _table(["", *columns], rows)
+    return html.table(["", *columns], rows)
 
 
 def _measured(value: Any, measure: str, best: bool = False) -> str:
@@ -175,7 +167,7 @@ def _local_table(summary: Mapping[str, Any]) -> str:
         rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join(cells)}</tr>')
     return (
         f"<details><summary>What each client's own model does outside its domain "
-        f"({MEASURES[measure][0].lower()})</summary>{_table(['', *columns], rows)}</details>"
+        f"({MEASURES[measure][0].lower()})</summary>{html.table(['', *columns], rows)}</details>"
     )
 
 
@@ -184,19 +176,19 @@ def _rounds(figures: Mapping[str, Drawing]) -> str:
     if not shown:
         return ""
     domains = _grid(figures, "rounds by domain")
-    body = [_legend(shown[0].legend), _grid(figures, "rounds")]
+    body = [html.legend(shown[0].legend), _grid(figures, "rounds")]
     body.append(f"<details><summary>By domain</summary>{domains}</details>")
     text = "The global adapter after every round; round 0 is the base model, shades are intervals."
-    return _section("Round by round", text, body)
+    return html.section("Round by round", text, body)
 
 
 def _coverage(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
     shown = [d for d in figures.values() if d.section == "coverage"]
     if not shown:
         return ""
-    charts = "".join(_figure(drawing, legend=True) for drawing in shown)
+    charts = "".join(html.figure(drawing) for drawing in shown)
     text = findings.coverage_sentence(summary)
-    return _section("Domain coverage", text, [charts])
+    return html.section("Domain coverage", text, [charts])
 
 
 def _widening(summary: Mapping[str, Any]) -> str:
@@ -211,8 +203,8 @@ def _widening(summary: Mapping[str, Any]) -> str:
             f"{''.join(f'<td>{escape(value)}</td>' for value in rest)}</tr>"
             for first, *rest in rows
         ]
-        parts.append(f"<h3>{escape(title)}</h3>{_table(heads, lines)}")
-    return _section("Retrieval and privacy", " ".join(widening.sentences(summary)), parts)
+        parts.append(f"<h3>{escape(title)}</h3>{html.table(heads, lines)}")
+    return html.section("Retrieval and privacy", " ".join(widening.sentences(summary)), parts)
 
 
 def _aggregation(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
@@ -221,7 +213,7 @@ def _aggregation(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> 
     if drawing is None or full is None:
         return ""
     text = findings.aggregation_sentence(findings.aggregation_points(full))
-    return _section("What aggregation loses", text, [_figure(drawing, legend=True)])
+    return html.section("What aggregation loses", text, [html.figure(drawing)])
 
 
 def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
@@ -238,11 +230,11 @@ def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
     heads += ["excess over base", "excess over unseen"]
     body = [
         f'<p><span class="tag {kind}">{word}</span></p>',
-        *(_figure(d, legend=True) for d in figures.values() if d.section == "probe"),
-        _table(heads, rows),
+        *(html.figure(d) for d in figures.values() if d.section == "probe"),
+        html.table(heads, rows),
         f'<p class="note" style="margin-top:12px">{escape(probe.get("description", ""))}</p>',
     ]
-    return _section("Can private text be extracted?", findings.extraction_sentence(probe), body)
+    return html.section("Can private text be extracted?", findings.extraction_sentence(probe), body)
 
 
 def _rate(row: Mapping[str, Any]) -> str:
@@ -276,7 +268,7 @@ def _traffic(summary: Mapping[str, Any]) -> str:
         "stay with the client; an adapter update is not protected by itself and can carry traces "
         "of the data it was trained on."
     )
-    return _section("What leaves a client", text, [_table(heads, rows)])
+    return html.section("What leaves a client", text, [html.table(heads, rows)])
 
 
 def _time(summary: Mapping[str, Any]) -> str:
@@ -298,8 +290,8 @@ def _time(summary: Mapping[str, Any]) -> str:
         (f"{name} {formats.duration(amount)}", colour, "")
         for (name, amount), colour in zip(named, colours, strict=True)
     ]
-    body = [f"<figure>{bar}</figure>", _legend(legend)]
-    return _section("Where the time went", findings.time_sentence(summary), body)
+    body = [f"<figure>{bar}</figure>", html.legend(legend)]
+    return html.section("Where the time went", findings.time_sentence(summary), body)
 
 
 def _clients(summary: Mapping[str, Any]) -> str:
@@ -308,7 +300,9 @@ def _clients(summary: Mapping[str, Any]) -> str:
         f"<td>{row['train']}</td><td>{row.get('public', 0)}</td><td>{row['test']}</td></tr>"
         for client, row in summary["clients"].items()
     ]
-    body = [_table(["", "domain", "private examples", "public ones received", "held out"], rows)]
+    body = [
+        html.table(["", "domain", "private examples", "public ones received", "held out"], rows)
+    ]
     failed = findings.failures(summary)
     text = "No client failed in any round."
     if failed:
@@ -319,8 +313,8 @@ def _clients(summary: Mapping[str, Any]) -> str:
             f'<td>{number}</td><td class="left">{escape(reason)}</td></tr>'
             for title, number, client, reason in failed
         ]
-        body += ["<h3>Left out</h3>", _table(["client", "arm", "round", "reason"], lines)]
-    return _section("Clients", text, body)
+        body += ["<h3>Left out</h3>", html.table(["client", "arm", "round", "reason"], lines)]
+    return html.section("Clients", text, body)
 
 
 def _reproduce(summary: Mapping[str, Any]) -> str:
@@ -339,7 +333,7 @@ def _reproduce(summary: Mapping[str, Any]) -> str:
         f'<p class="note">{escape(versions)}</p>',
     ]
     text = "The numbers behind this page are in summary.json beside it."
-    return _section("How to run this again", text, body)
+    return html.section("How to run this again", text, body)
 
 
 def _arm_legend(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -349,50 +343,10 @@ def _arm_legend(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _section(title: str, text: str, body: Sequence[str]) -> str:
-    lead = f'<p class="muted">{escape(text)}</p>' if text else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{''.join(body)}</section>"
-
-
 def _grid(figures: Mapping[str, Drawing], section: str) -> str:
-    shown = "".join(_figure(drawing) for drawing in figures.values() if drawing.section == section)
+    shown = "".join(
+        html.figure(drawing, marks=False)
+        for drawing in figures.values()
+        if drawing.section == section
+    )
     return f'<div class="grid">{shown}</div>'
-
-
-def _figure(drawing: Drawing, *, legend: bool = False) -> str:
-    marks = _legend(drawing.legend) if legend else ""
-    caption = f"<figcaption>{escape(drawing.caption)}</figcaption>" if drawing.caption else ""
-    return (
-        f'<figure><b>{escape(drawing.title)}</b><div class="{"wide" if drawing.wide else ""}">'
-        f"{drawing.svg}</div>{marks}{caption}{_numbers(drawing)}</figure>"
-    )
-
-
-def _numbers(drawing: Drawing) -> str:
-    """The figure's data as a table, for those who cannot see it or want the values."""
-    if not drawing.table:
-        return ""
-    head, *rows = drawing.table
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        f"{''.join(f'<td>{escape(value)}</td>' for value in row[1:])}</tr>"
-        for row in rows
-    ]
-    return f"<details><summary>Numbers</summary>{_table(head, lines)}</details>"
-
-
-def _legend(marks: Sequence[tuple[str, str, str]]) -> str:
-    """Entries ``(text, colour, shape)``."""
-    items = "".join(
-        f'<li><i class="{shape}" style="background:{colour}"></i>{escape(text)}</li>'
-        for text, colour, shape in marks
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )

@@ -84,7 +84,7 @@ class Library:
             shown = str(path.relative_to(self.root)) if inside and self.root else str(path)
             rows = read_rows(path, str(path), header=source.header)
             return rows, shown, sha256(path)
-        where = f"under {self.root}" if self.root else "given by --data"
+        where = f"under {self.root}" if self.root else "because --data names no folder"
         names = " or ".join(source.files[:3])
         if source.hub is None:
             raise DataError(f"task {task.name}: no file {names} (.gz may follow) {where}; add it")
