@@ -28,6 +28,10 @@ LIMITS: dict[str, float | None] = {
     "pii.cross_client": 0.05,
     "canary.exposure": 2.0,
     "canary.exposure_repeated": None,
+    "crossing.own": None,
+    "crossing.others": None,
+    "uploads.tokens": None,
+    "uploads.rows": None,
     "epsilon.lower_bound": None,
     "epsilon.claimed": 0.0,
 }
@@ -35,6 +39,8 @@ LIMITS: dict[str, float | None] = {
 
 Shares are excess over both controls; ``membership.auc`` is the area above one half; exposure is in
 bits above canaries that were left out; ``epsilon.claimed`` is the measured bound minus the claim.
+Uploads have no limit of their own: plain averaging shows them to the server, and who must not see
+them needs secure aggregation or noise, and a limit here that says so.
 """
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from fedllm.eval.audit.findings import Probe
-from fedllm.eval.probes import canaries, discoverable, membership, pii
+from fedllm.eval.probes import canaries, crossing, discoverable, membership, pii, uploads
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (discoverable.PROBE, membership.PROBE, canaries.PROBE, pii.PROBE)
+    probe.name: probe
+    for probe in (
+        discoverable.PROBE,
+        membership.PROBE,
+        canaries.PROBE,
+        pii.PROBE,
+        crossing.PROBE,
+        uploads.PROBE,
+    )
 }

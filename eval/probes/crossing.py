@@ -1,0 +1,131 @@
+"""Whose data is in whose adapter: the ``K x K`` matrix of membership, every round.
+
+After "Exploring Cross-Client Memorization of Training Data in Large Language Models for Federated
+Learning" (https://arxiv.org/abs/2510.08750): each client's data is looked for in its own upload,
+in the others' and in the global adapter. A row is the owner of the data, a column an adapter; the
+number is the area under the ROC curve with which the gain over the base model tells the owner's
+members from the owner's non-members.
+
+Where we deviate: they count continuations; membership sees a leak before it can be written out,
+and the owner's non-members take away what any adapter of the domain predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.estimates import auc_interval, greatest, shifted
+from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.population import Group
+from fedllm.eval.formats import percent
+from fedllm.eval.probes.attacks import reference
+from fedllm.eval.stats import Interval
+
+GROUPS: tuple[Group, ...] = ("member", "nonmember")
+GLOBAL = "global"
+DIGITS = 6
+
+
+def measure(context: Context) -> Scores | None:
+    """The gain over the base model of every sample under every adapter."""
+    if len({target.client for target in context.targets.values()} - {""}) < 2:
+        return None
+    return {
+        "gains": {
+            name: {
+                group: [
+                    round(value, DIGITS)
+                    for value in reference(context, target, context.population.of(group))
+                ]
+                for group in GROUPS
+            }
+            for name, target in context.targets.items()
+        }
+    }
+
+
+def judge(scores: Scores, design: Design) -> Judgement:
+    """The worst cell on the diagonal and off it, and the last round's matrix."""
+    last = max(target["round"] or 0 for target in design.targets)
+    cells = matrix(scores["gains"], design, last)
+    own = {key: area for key, area in cells.items() if key[0] == key[1]}
+    others = {key: area for key, area in cells.items() if key[1] not in (key[0], GLOBAL)}
+    findings = []
+    if own:
+        findings.append(_finding("crossing.own", "Membership in a client's own upload", own))
+    if others:
+        findings.append(_finding("crossing.others", "Membership in another's upload", others))
+    rounds = sorted({target["round"] for target in design.targets if target["round"]})
+    return Judgement(
+        findings,
+        [_figure(cells, last)],
+        {"rounds": {str(r): _table(matrix(scores["gains"], design, r)) for r in rounds}},
+    )
+
+
+def matrix(
+    gains: Mapping[str, Any], design: Design, number: int
+) -> dict[tuple[str, str], Interval]:
+    """(owner, adapter) -> area, for the adapters of one round; bounds hold over all cells."""
+    targets = [target for target in design.targets if (target["round"] or 0) == number]
+    owners = [c for c in design.clients if all(design.rows(group, c) for group in GROUPS)]
+    family = len(targets) * len(owners)
+    cells = {}
+    for owner in owners:
+        rows = {group: design.rows(group, owner) for group in GROUPS}
+        for target in targets:
+            column = gains[target["name"]]
+            inside, outside = ([column[g][i] for i in rows[g]] for g in GROUPS)
+            adapter = target["client"] or GLOBAL
+            cells[owner, adapter] = auc_interval(inside, outside, family=family)
+    return cells
+
+
+def _finding(metric: str, title: str, cells: Mapping[tuple[str, str], Interval]) -> Finding:
+    owner, adapter = max(cells, key=lambda key: cells[key].mean)
+    return Finding(
+        metric,
+        title,
+        shifted(greatest(list(cells.values())), -0.5),
+        f"The upload of {adapter} tells members of {owner} from its non-members in "
+        f"{percent(cells[owner, adapter].mean)} of pairs, the most of {len(cells)} such pairs of "
+        "owner and upload.",
+        unit="auc",
+        target=adapter,
+        client=owner,
+        decisive=False,
+    )
+
+
+def _table(cells: Mapping[tuple[str, str], Interval]) -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for (owner, adapter), area in cells.items():
+        table.setdefault(owner, {})[adapter] = area.as_dict()
+    return table
+
+
+def _figure(cells: Mapping[tuple[str, str], Interval], number: int) -> Figure:
+    owners = sorted({owner for owner, _ in cells})
+    adapters = sorted({a for _, a in cells}, key=lambda name: (name == GLOBAL, name))
+    values = [[cells[o, a].mean if (o, a) in cells else None for a in adapters] for o in owners]
+    return Figure(
+        "crossing",
+        "heatmap",
+        f"Whose data is in whose adapter, round {number}",
+        "Area under the ROC curve with which an adapter (column) tells the members of a client "
+        "(row) from its non-members; one half is guessing.",
+        {"rows": owners, "columns": adapters, "values": values},
+    )
+
+
+PROBE = Probe(
+    name="crossing",
+    title="Leakage across clients",
+    question="Does one client's adapter give another client's data away?",
+    threat="client",
+    measure=measure,
+    judge=judge,
+    source="https://arxiv.org/abs/2510.08750",
+)
