@@ -29,7 +29,7 @@ from fedllm.atomic import atomic_json, atomic_text
 from fedllm.config import SourceConfig
 from fedllm.data.partition import dirichlet
 from fedllm.data.sources import load_source
-from fedllm.eval.figures import standalone
+from fedllm.eval.figures.svg import standalone
 from fedllm.eval.stats import Interval
 from fedllm.recipe import load_recipe
 from fedllm.retrieval.align import Projector, fit_projector

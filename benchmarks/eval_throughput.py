@@ -27,9 +27,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedllm.config import ModelConfig
 from fedllm.data.columns import Row
-from fedllm.eval.engine import Asking, Resident
-from fedllm.eval.lm_eval_bridge import read_harness_tasks, run_harness
-from fedllm.eval.records import Origin
+from fedllm.eval.benchmarks.engine import Asking, Resident
+from fedllm.eval.benchmarks.lm_eval_bridge import read_harness_tasks, run_harness
+from fedllm.eval.benchmarks.records import Origin
 from fedllm.eval.tasks.files import Loaded
 from fedllm.eval.tasks.medical import mmlu, mmlu_header, multiple_choice
 from fedllm.eval.tasks.registry import TASKS

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedllm.eval.checkers import is_correct
+from fedllm.eval.checkers.exact import is_correct
 from fedllm.eval.inference import generate, losses
 from fedllm.eval.stats import Interval, bootstrap_mean, wilson
 from fedllm.training.data import TokenizedExample, tokenize_shard

@@ -36,7 +36,7 @@ class Example:
     owner: str = ""
     """Who holds it in a natural partition (a hospital, an institute); empty when unknown."""
     checker: str = ""
-    """Exact checker that scores a response (``fedllm.eval.checkers``); empty for none."""
+    """Exact checker that scores a response (``fedllm.eval.checkers.exact``); empty for none."""
     reference: str = ""
     """What the checker compares with; empty means ``output``."""
     source: str = ""

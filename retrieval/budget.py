@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fedllm.eval.figures import Series, line_chart
-from fedllm.eval.palette import client_colour
+from fedllm.eval.figures.palette import client_colour
+from fedllm.eval.figures.svg import Series, line_chart
 from fedllm.eval.stats import Interval
 from fedllm.retrieval.coverage import client_maxima
 from fedllm.retrieval.scan import Mask, Rows

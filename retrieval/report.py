@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedllm.eval.drawings import Drawing
-from fedllm.eval.figures import Dots, scatter
-from fedllm.eval.html import document, figure, section, table
-from fedllm.eval.palette import client_colour
+from fedllm.eval.figures.drawing import Drawing
+from fedllm.eval.figures.html import document, figure, section, table
+from fedllm.eval.figures.palette import client_colour
+from fedllm.eval.figures.svg import Dots, scatter
 from fedllm.retrieval.budget import budget_figure, certain
 
 SHAPES = {"retrieved": "small", "centroid": "diamond", "selected": "star"}

@@ -18,7 +18,7 @@ from fedllm.eval.audit.estimates import auc, auc_deviation, auc_interval, shifte
 from fedllm.eval.audit.findings import Design, Scores
 from fedllm.eval.audit.guard import whole_text
 from fedllm.eval.audit.population import Sample
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.stats import Interval
 from fedllm.seeds import derive_seed, numpy_rng
 

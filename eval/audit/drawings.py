@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedllm.eval.drawings import Drawing
-from fedllm.eval.figures import Bar, Series, interval_chart, line_chart
-from fedllm.eval.palette import client_colour
+from fedllm.eval.figures.drawing import Drawing
+from fedllm.eval.figures.palette import client_colour
+from fedllm.eval.figures.svg import Bar, Series, interval_chart, line_chart
 from fedllm.eval.stats import Interval
 
 SECTION = "audit"

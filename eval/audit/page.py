@@ -16,10 +16,10 @@ from fedllm.eval.audit.words import (
     measured,
     subject,
 )
-from fedllm.eval.drawings import Drawing
-from fedllm.eval.figures import FIGURE_STYLE
-from fedllm.eval.palette import variables
-from fedllm.eval.style import STYLE
+from fedllm.eval.figures.drawing import Drawing
+from fedllm.eval.figures.palette import variables
+from fedllm.eval.figures.style import STYLE
+from fedllm.eval.figures.svg import FIGURE_STYLE
 
 TAGS = {"PASS": "ok", "FAIL": "bad", "INCONCLUSIVE": "open", "INVALID": "bad"}
 WRAPPED = "td.words{text-align:left;white-space:normal;min-width:22em}td.left{min-width:6em}"

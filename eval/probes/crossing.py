@@ -19,7 +19,7 @@ from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.estimates import auc_interval, greatest, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.probes.attacks import reference
 from fedllm.eval.stats import Interval
 

@@ -25,7 +25,7 @@ from fedllm.eval.audit.estimates import least, share, share_gap
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.passes import TOP_K, TokenStatistics
 from fedllm.eval.audit.population import Group
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.probes.extraction import template_lengths
 from fedllm.eval.stats import Interval
 

@@ -18,7 +18,7 @@ from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.estimates import auc, auc_interval, greatest, roc, shifted, tpr_at
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.probes.attacks import ATTACKS, attacks_of
 from fedllm.eval.stats import Interval
 from fedllm.seeds import derive_seed, numpy_rng

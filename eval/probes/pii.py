@@ -24,7 +24,7 @@ from fedllm.eval.audit.estimates import least, share, share_gap, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.inference import generate
 from fedllm.eval.probes.generations import untargeted
 from fedllm.eval.probes.pii_items import GROUPS, Item, collected

@@ -23,7 +23,7 @@ from fedllm.eval.audit.estimates import auc_interval, greatest, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
-from fedllm.eval.formats import percent
+from fedllm.eval.figures.formats import percent
 from fedllm.eval.probes.token_bag import Change, row_scores, token_scores
 
 GROUPS: tuple[Group, ...] = ("member", "nonmember")

@@ -13,7 +13,7 @@ import re
 
 from fedllm.data.columns import Row
 from fedllm.errors import DataError
-from fedllm.eval.programs import STOPS, humaneval, mbpp
+from fedllm.eval.benchmarks.programs import STOPS, humaneval, mbpp
 from fedllm.eval.tasks.fields import identity, text, value
 from fedllm.eval.tasks.spec import Hub, Question, Task, single
 

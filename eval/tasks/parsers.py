@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from fedllm.eval.checkers import final_number
+from fedllm.eval.checkers.exact import final_number
 
 NEGATION = (
     r"(?:\b(?:not|never|neither|nor|no|without|hardly|cannot)|n['’]t|\bnon)"

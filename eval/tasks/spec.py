@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fedllm.data.columns import Row
-from fedllm.eval.programs import Attempt
+from fedllm.eval.benchmarks.programs import Attempt
 
 Kind = Literal["classify", "choose", "answer", "code"]
 """``classify``: one of a few labels, generated and parsed, its likelihood beside it; ``choose``:

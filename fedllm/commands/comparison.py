@@ -38,7 +38,7 @@ def rank(
     each rank its interval. A rank of `1-3` means these questions cannot tell. `without` shows where
     the order changes when one task is left out.
     """
-    from fedllm.eval.standings import standings
+    from fedllm.eval.benchmarks.standings import standings
 
     chosen = tuple(name.strip() for name in tasks.split(",") if name.strip())
     found = standings(outs, tasks=chosen, swiss_rounds=swiss, seed=seed)
@@ -88,8 +88,8 @@ def determinism(
     or a merged adapter may round differently, so there answers must agree and log-probabilities
     stay close. Exits with 1 where something did not hold.
     """
-    from fedllm.eval.determinism import as_dict
-    from fedllm.eval.steadiness import steadiness
+    from fedllm.eval.determinism.check import as_dict
+    from fedllm.eval.determinism.model import steadiness
 
     found = steadiness(
         model,

@@ -12,7 +12,7 @@ import typer
 from fedllm.commands.tables import print_json
 
 if TYPE_CHECKING:
-    from fedllm.eval.evaluate import Request
+    from fedllm.eval.benchmarks.evaluate import Request
 
 Json = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON on stdout.")]
 
@@ -119,9 +119,9 @@ def evaluate(
     if not model and run is None:
         raise ConfigError("nothing to evaluate; give a MODEL or --run DIR")
 
-    from fedllm.eval.benchmark import Permission
-    from fedllm.eval.engine import Asking
-    from fedllm.eval.evaluate import Request
+    from fedllm.eval.benchmarks.ask import Permission
+    from fedllm.eval.benchmarks.engine import Asking
+    from fedllm.eval.benchmarks.evaluate import Request
 
     request = Request(
         model=model,
@@ -158,7 +158,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _evaluate(request: Request, json: bool) -> None:
-    from fedllm.eval.evaluate import evaluate as run_evaluation
+    from fedllm.eval.benchmarks.evaluate import evaluate as run_evaluation
     from fedllm.progress import Watcher
 
     summary, root = run_evaluation(request, Watcher())
@@ -167,7 +167,7 @@ def _evaluate(request: Request, json: bool) -> None:
         return
     from rich.console import Console
 
-    from fedllm.eval.benchmark_tables import print_summary
+    from fedllm.eval.benchmarks.tables import print_summary
 
     print_summary(summary, Console())
     typer.echo(f"\nReport: {root / 'report.html'}")
@@ -187,7 +187,7 @@ def compare(
     against the first. P values are adjusted for being several (Holm); `detectable` is the
     difference that this many questions would show in four cases of five.
     """
-    from fedllm.eval.contrast import contrast
+    from fedllm.eval.benchmarks.contrast import contrast
 
     found = contrast(outs, seed=seed)
     if json:
@@ -195,6 +195,6 @@ def compare(
         return
     from rich.console import Console
 
-    from fedllm.eval.benchmark_tables import print_pairs
+    from fedllm.eval.benchmarks.tables import print_pairs
 
     print_pairs(found, Console())

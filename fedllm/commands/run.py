@@ -97,7 +97,7 @@ def report(
 ) -> None:
     """Draw a run's report again."""
     from fedllm.atomic import atomic_json
-    from fedllm.eval.report import render_markdown, write_report
+    from fedllm.eval.report.write import render_markdown, write_report
     from fedllm.runs import open_run, read_json
 
     run = open_run(directory)
@@ -166,7 +166,7 @@ def _show_summary(summary: dict[str, object], directory: Path, as_json: bool) ->
         return
     from rich.console import Console
 
-    from fedllm.eval.report import render_terminal
+    from fedllm.eval.report.write import render_terminal
 
     render_terminal(summary, Console())
     typer.echo(f"\nReport: {directory / 'report' / 'index.html'}")

@@ -14,7 +14,7 @@ from fedllm.engines.files import open_next
 from fedllm.engines.local import run_rounds
 from fedllm.engines.runtime import Member, Runtime, domain_counts
 from fedllm.errors import EngineError
-from fedllm.eval.report import write_report
+from fedllm.eval.report.write import write_report
 from fedllm.experiment.arms import (
     POOLED,
     Arm,

@@ -7,7 +7,7 @@ import pytest
 
 from fedllm.data.samples import DOMAINS, domain_examples
 from fedllm.errors import DataError
-from fedllm.eval.checkers import CHECKERS, final_number, is_correct
+from fedllm.eval.checkers.exact import CHECKERS, final_number, is_correct
 from fedllm.types import Example
 
 

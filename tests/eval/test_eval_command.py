@@ -183,7 +183,7 @@ def test_the_batch_size_changes_no_answer_and_no_likelihood(tmp_path, data, mode
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, data, model, monkeypatch):
-    from fedllm.eval import benchmark
+    from fedllm.eval.benchmarks import ask
 
     def command(out):
         return (
@@ -193,7 +193,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, data, model, mo
 
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     fedllm(*command(whole))
-    add, left = benchmark.Journal.add, [3]
+    add, left = ask.Journal.add, [3]
 
     def dies(self, phase, found):
         if not left[0]:
@@ -201,13 +201,13 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(tmp_path, data, model, mo
         left[0] -= 1
         add(self, phase, found)
 
-    monkeypatch.setattr(benchmark.Journal, "add", dies)
+    monkeypatch.setattr(ask.Journal, "add", dies)
     assert fedllm(*command(torn), ok=False).exit_code != 0
     journal = torn / "arms/base/fpb.journal"
     done = journal.read_text()
     assert len(done.splitlines()) == 5
     journal.write_text(done + '{"phase": "choose", "sample_id": "f1", "ans')  # cut off by the kill
-    monkeypatch.setattr(benchmark.Journal, "add", add)
+    monkeypatch.setattr(ask.Journal, "add", add)
     fedllm(*command(torn))
     for task in ("fpb", "mmlu_anatomy"):
         same = [(o / f"arms/base/{task}.jsonl").read_bytes() for o in (whole, torn)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from fedllm.errors import DataError
-from fedllm.eval.conformal import (
+from fedllm.eval.stats.conformal import (
     BINS,
     answer_sets,
     choice_probabilities,

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from fedllm.cli import app
-from fedllm.eval.determinism import as_dict, check_determinism
+from fedllm.eval.determinism.check import as_dict, check_determinism
 from fedllm.eval.inference import merged_copy
 
 PROMPTS = ["Write a Python function", "What is 17 times 4?", "Sales rose", "Name the drug", "Be"]

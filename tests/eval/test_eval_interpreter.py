@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedllm.eval.interpreter import run_function
-from fedllm.eval.operations import MAX_SIZE, Refused
+from fedllm.eval.checkers.interpreter import run_function
+from fedllm.eval.checkers.operations import MAX_SIZE, Refused
 
 
 def f(body, *arguments, parameters="x"):

@@ -71,7 +71,7 @@ def test_both_give_every_choice_the_same_likelihood(tmp_path, harness, tokenizer
 
 
 def test_an_unknown_harness_task_and_a_missing_folder_are_named(tmp_path, harness):
-    from fedllm.eval.lm_eval_bridge import read_harness_tasks
+    from fedllm.eval.benchmarks.lm_eval_bridge import read_harness_tasks
 
     with pytest.raises(FedLLMError, match="no such folder"):
         read_harness_tasks(["fed_anatomy"], tmp_path / "nowhere")

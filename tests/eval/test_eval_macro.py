@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from fedllm.eval.f1 import f1
-from fedllm.eval.macro import above_chance, macro_difference, macro_mean, over_seeds
 from fedllm.eval.stats import Interval, bootstrap_mean
+from fedllm.eval.stats.f1 import f1
+from fedllm.eval.stats.macro import above_chance, macro_difference, macro_mean, over_seeds
 
 
 def test_every_domain_weighs_the_same():

@@ -3,7 +3,7 @@
 import pytest
 
 from fedllm.errors import DataError
-from fedllm.eval.programs import humaneval, mbpp
+from fedllm.eval.benchmarks.programs import humaneval, mbpp
 from fedllm.eval.sandbox import execute
 
 PROMPT = (

@@ -9,8 +9,8 @@ from scipy.special import logsumexp
 from scipy.stats import kendalltau
 
 from fedllm.errors import DataError
-from fedllm.eval.ranking import kendall, rank, without_each
-from fedllm.eval.swiss import duels, swiss
+from fedllm.eval.stats.ranking import kendall, rank, without_each
+from fedllm.eval.stats.swiss import duels, swiss
 
 BASEBALL = {  # American League 1987, games won against (Agresti, Categorical Data Analysis, 10.6.2)
     "Milwaukee": {"Det": 7, "Tor": 9, "NY": 7, "Bos": 7, "Cle": 9, "Bal": 11},

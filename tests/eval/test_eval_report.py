@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from synthetic_summary import DOMAINS, LAST, make_summary
 
-from fedllm.eval import findings, formats
-from fedllm.eval.drawings import drawings
-from fedllm.eval.figures import nice_ticks, standalone
-from fedllm.eval.report import render_html, render_terminal, write_report
+from fedllm.eval.figures import formats
+from fedllm.eval.figures.svg import nice_ticks, standalone
+from fedllm.eval.report import findings
+from fedllm.eval.report.drawings import drawings
+from fedllm.eval.report.write import render_html, render_terminal, write_report
 from fedllm.eval.stats import Interval
 
 

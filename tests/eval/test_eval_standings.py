@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedllm.cli import app
-from fedllm.eval.standings import standings
+from fedllm.eval.benchmarks.standings import standings
 
 LABELS = ("positive", "negative", "neutral")
 

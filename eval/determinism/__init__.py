@@ -1,0 +1,1 @@
+"""Whether the same prompt gives the same answer, whatever should not matter."""
