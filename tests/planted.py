@@ -15,26 +15,31 @@ from fedllm.training.model import attach_lora, detach, load_base
 TEMPLATE = "alpaca-short"
 
 
-def train(base, examples, folder, *, steps, lr=5e-3, rank=16, seed=1):
-    """A LoRA adapter trained on ``examples``, saved in ``folder``."""
-    training = TrainingConfig(batch_size=8, threads=1, steps=steps)
+def train(base, examples, folder, *, steps, lr=4e-3, rank=16, seed=1):
+    """A LoRA adapter trained on ``examples``, saved in ``folder``.
+
+    The last quarter runs at a quarter of the rate. A constant high rate ends wherever its last
+    jump led, and how much is memorised then depends on the rounding of the machine.
+    """
     model = attach_lora(base, LoraConfig(rank=rank, alpha=2 * rank), seed=seed)
-    result = train_client(
-        model,
-        tokenize(examples, TEMPLATE, base.tokenizer),
-        training=training,
-        lr=lr,
-        seed=seed,
-        client=folder.name,
-        pad_id=base.tokenizer.pad_token_id,
-        accelerator=start(training),
-    )
+    for number, (part, rate) in enumerate(((steps - steps // 4, lr), (steps // 4, lr / 4))):
+        training = TrainingConfig(batch_size=8, threads=1, steps=max(1, part))
+        result = train_client(
+            model,
+            tokenize(examples, TEMPLATE, base.tokenizer),
+            training=training,
+            lr=rate,
+            seed=seed + number,
+            client=folder.name,
+            pad_id=base.tokenizer.pad_token_id,
+            accelerator=start(training),
+        )
     detach(model)
     save_adapter(result.state, folder)
     return folder
 
 
-def leaky_and_clean(folder, examples, *, steps=180):
+def leaky_and_clean(folder, examples, *, steps=220):
     """Members are ``examples(0)``, non-members (1); the clean adapter saw (2)."""
     base = load_base(ModelConfig(name="sample"))
     train(base, examples(0), folder / "leaky", steps=steps)

@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from planted import train
 from typer.testing import CliRunner
 
-from fedllm.adapters.state import save_adapter
 from fedllm.cli import app
-from fedllm.config import LoraConfig, ModelConfig, TrainingConfig
+from fedllm.config import ModelConfig
 from fedllm.data.samples import domain_examples
 from fedllm.errors import AdapterError, DataError
 from fedllm.eval.audit.manifest import read_plan, write_examples
-from fedllm.training.data import tokenize
-from fedllm.training.local import start, train_client
-from fedllm.training.model import attach_lora, detach, load_base
+from fedllm.training.model import load_base
 
 TOPICS = ["ward", "dose_total", "chart", "next_visit"]
 N = 64
@@ -32,21 +30,8 @@ def world(tmp_path_factory):
     for name, examples in parts.items():
         write_examples(folder / f"{name}.jsonl", examples)
     base = load_base(ModelConfig(name="sample"))
-    training = TrainingConfig(batch_size=8, threads=1)
-    for name, examples, steps in (("leaky", parts["members"], 320), ("clean", parts["others"], 8)):
-        model = attach_lora(base, LoraConfig(rank=16, alpha=32), seed=1)
-        result = train_client(
-            model,
-            tokenize(examples, "alpaca-short", base.tokenizer),
-            training=training.model_copy(update={"steps": steps}),
-            lr=5e-3,
-            seed=1,
-            client=name,
-            pad_id=base.tokenizer.pad_token_id,
-            accelerator=start(training),
-        )
-        detach(model)
-        save_adapter(result.state, folder / name)
+    train(base, parts["members"], folder / "leaky", steps=320)
+    train(base, parts["others"], folder / "clean", steps=8)
     return folder
 
 

@@ -81,7 +81,7 @@ def test_one_value_written_twice_is_one():
     assert canonical(spaced) == canonical(plain)
 
 
-N = 60
+N = 32
 
 
 def people(seed):
