@@ -60,7 +60,7 @@ class FlexLoRA(Section):
     """Singular values in B alone, or their roots in both factors."""
     method: Literal["auto", "qr", "gram", "randomised"] = "auto"
     """Decomposition; ``auto`` takes the cheapest that is exact enough."""
-    power: int = Field(2, ge=0)
+    power: int = Field(3, ge=0)
     """Power steps of ``randomised``."""
 
 

@@ -149,48 +149,67 @@ def topr_gram(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
     return _pad(fix_signs((b, a)), rank), s
 
 
+NARROWEST = 8
+"""Fewest columns of the random start of ``topr_randomised``: with one or two, luck decides."""
+
+
 def topr_randomised(
     stack: Sequence[Factors],
-    weights: Sequence[float],
+    weights: Sequence[float | Tensor],
     rank: int,
     generator: torch.Generator,
     *,
-    oversample: int = 16,
-    power: int = 2,
+    power: int = 3,
 ) -> tuple[Factors, Tensor]:
-    """Best rank-``rank`` approximation by subspace iteration, streaming over the stack.
+    """Best rank-``rank`` approximation from a block Krylov space, streaming over the stack.
 
-    Never concatenates; memory is ``(d_in + d_out) (rank + oversample)``. ``power=0`` is poor on
-    flat spectra.
+    *Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
+    Decomposition*, Musco and Musco, NeurIPS 2015, https://arxiv.org/abs/1504.05477. The space is
+    spanned by ``(DW DW^T)^j DW X`` for ``j = 0 .. power`` and a Gaussian ``X (d_in, rank)``. With
+    all powers kept and not the last alone, an ``X`` without columns to spare suffices: ``2 (power +
+    1)`` sweeps over the stack give an error within 1 % of the best, also on flat spectra, where
+    ``power=0`` is poor.
+
+    Args:
+        stack: Factor pairs; never concatenated.
+        weights: A number per pair, or one per rank of a pair, shape (r_k, 1).
+        rank: Rank of the result.
+        generator: Of ``X``.
+        power: Powers of ``DW DW^T``.
 
     Returns:
-        ``B = U S`` and ``A = V^T`` with fixed signs, and the ``rank + oversample`` leading
-        singular value estimates (float64).
+        ``B = U S`` and ``A = V^T`` with fixed signs, and the singular value estimates (float64).
     """
     d_out, d_in = stack[0][0].shape[0], stack[0][1].shape[1]
-    width = min(rank + oversample, d_out, d_in)
     dtype = stack[0][0].dtype
+    width = min(max(rank, NARROWEST), d_out, d_in)
 
     def forward(x: Tensor) -> Tensor:  # DW x, (d_out, width)
         out = torch.zeros(d_out, x.shape[1], dtype=dtype)
         for (b, a), weight in zip(stack, weights, strict=True):
-            out.addmm_(b, a @ x, alpha=weight)
+            out.addmm_(b, (a @ x).mul_(weight))
         return out
 
-    def backward(y: Tensor) -> Tensor:  # DW^T y, (d_in, width)
-        out = torch.zeros(d_in, y.shape[1], dtype=dtype)
+    def backward(y: Tensor) -> Tensor:  # DW^T y as rows, (width, d_in): A is read along its rows
+        out = torch.zeros(y.shape[1], d_in, dtype=dtype)
         for (b, a), weight in zip(stack, weights, strict=True):
-            out.addmm_(a.T, b.T @ y, alpha=weight)
+            out.addmm_((b.T @ y).mul_(weight).T, a)
         return out
 
-    q = _orth(forward(torch.randn(d_in, width, generator=generator, dtype=dtype)))
-    for _ in range(power):
-        q = _orth(forward(_orth(backward(q))))
-    q_c, r_c = torch.linalg.qr(backward(q))
-    u, s, vt = torch.linalg.svd(r_c.double().T, full_matrices=False)
+    x = torch.randn(d_in, width, generator=generator, dtype=dtype)
+    basis, image = torch.empty(d_out, 0, dtype=dtype), torch.empty(0, d_in, dtype=dtype)
+    for _ in range(power + 1):
+        new = _beyond(basis, forward(x))
+        if new.shape[1] == 0:  # DW is exhausted
+            break
+        basis = torch.cat([basis, new], 1)
+        image = torch.cat([image, backward(new)], 0)  # basis^T DW
+        x = _orth(image[-new.shape[1] :].T)
+    q, r = torch.linalg.qr(image.T)
+    u, s, vt = torch.linalg.svd(r.double().T, full_matrices=False)
     kept = min(rank, len(s))
-    b = q @ (u[:, :kept] * s[:kept]).to(dtype)
-    a = (q_c @ vt[:kept].T.to(dtype)).T.contiguous()
+    b = basis @ (u[:, :kept] * s[:kept]).to(dtype)
+    a = (q @ vt[:kept].T.to(dtype)).T.contiguous()
     return _pad(fix_signs((b, a)), rank), s
 
 
@@ -221,6 +240,19 @@ def _root(gram: Tensor) -> Tensor:
 def _orth(x: Tensor) -> Tensor:
     q: Tensor = torch.linalg.qr(x).Q
     return q
+
+
+def _beyond(basis: Tensor, x: Tensor) -> Tensor:
+    """Orthonormal columns for what ``x`` spans beyond an orthonormal ``basis``, possibly none.
+
+    Directions that lie in ``basis`` up to 1e-3 are left out: what remains of them is rounding.
+    """
+    x = _orth(x)
+    left = x - basis @ (basis.T @ x)
+    squares, turn = eigh((left.T @ left).double())
+    kept = squares > 1e-6
+    new = left @ (turn[:, kept] / squares[kept].sqrt()).to(x.dtype)
+    return _orth(new - basis @ (basis.T @ new))
 
 
 def _pad(factors: Factors, rank: int) -> Factors:

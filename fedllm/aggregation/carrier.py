@@ -1,7 +1,7 @@
 """The stage most rules share: a weighted sum of updates becomes factors of a chosen rank again.
 
 Which decomposition runs depends on the shapes alone: QR where it is cheap (exact to rounding),
-Grams where only the leading directions of a wide stack are wanted, subspace iteration where the
+Grams where only the leading directions of a wide stack are wanted, a block Krylov space where the
 stacked rank ``R`` is large. ``d_out x d_in`` is never formed.
 """
 
@@ -25,9 +25,6 @@ from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Method = Literal["auto", "qr", "gram", "randomised"]
-WHOLE_UP_TO = 2**25
-"""Numbers of a stack that subspace iteration upcasts at once; larger ones it streams."""
-
 METHODS: tuple[Method, ...] = ("auto", "qr", "gram", "randomised")
 
 
@@ -38,7 +35,7 @@ def top_r(
     energy: float | None = None,
     method: Method = "auto",
     seed: int = 0,
-    power: int = 2,
+    power: int = 3,
 ) -> Factors:
     """The best approximation of ``sum_k p_k B_k A_k`` of a rank, as ``B = U S``, ``A = V^T``.
 
@@ -56,11 +53,7 @@ def top_r(
         method = _cheapest(stack, wanted if energy is None else None)
     if method == "randomised" and energy is None:
         generator = torch_rng(derive_seed(seed, f"carrier:{stack.module}"))
-        numbers = sum(stack.ranks) * sum(_sides(stack))
-        if numbers <= WHOLE_UP_TO:  # two large products a sweep in place of two per client
-            whole = concatenated(stack, stack.weights)
-            return topr_randomised([whole], [1.0], wanted, generator, power=power)[0]
-        return topr_randomised(stack, stack.weights, wanted, generator, power=power)[0]
+        return topr_randomised(*stack.blocks(), wanted, generator, power=power)[0]
     exact = topr_gram if method == "gram" else topr_qr
     whole = concatenated(stack, stack.weights)
     if energy is None:

@@ -33,7 +33,7 @@ def flexlora(
     split: Split = "left",
     method: Method = "auto",
     seed: int = 0,
-    power: int = 2,
+    power: int = 3,
 ) -> Combined:
     """Truncates the mean of the products.
 
@@ -63,7 +63,7 @@ def fedmomentum(
     rank: int | None = None,
     method: Method = "randomised",
     seed: int = 0,
-    power: int = 2,
+    power: int = 3,
 ) -> Combined:
     """The leading directions as the next adapter, everything else as the remainder."""
     result = top_r(stack, rank=rank, method=method, seed=seed, power=power)

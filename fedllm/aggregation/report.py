@@ -194,8 +194,9 @@ def _sketched(stack: Stack, whole: Factors, naive: Factors | None, rank: int | N
     d_in = whole[1].shape[1]
     probe = torch.randn(d_in, SKETCH, generator=generator, dtype=stack.dtype) / math.sqrt(SKETCH)
     image = torch.zeros(whole[0].shape[0], SKETCH, dtype=stack.dtype)  # DW probe
-    for (b, a), weight in zip(stack, stack.weights, strict=True):
-        image.addmm_(b, a @ probe, alpha=weight)
+    blocks, weights = stack.blocks()
+    for (b, a), weight in zip(blocks, weights, strict=True):
+        image.addmm_(b, (a @ probe).mul_(weight))
 
     def square(minus: Factors | None) -> float:
         left = image if minus is None else image - minus[0] @ (minus[1] @ probe)
@@ -203,7 +204,7 @@ def _sketched(stack: Stack, whole: Factors, naive: Factors | None, rank: int | N
 
     least = None
     if rank is not None:
-        best, _ = topr_randomised(stack, stack.weights, rank, generator)
+        best, _ = topr_randomised(blocks, weights, rank, generator)
         least = square(best)
     missed = None if naive is None else square(naive)
     own = inner(whole, whole)

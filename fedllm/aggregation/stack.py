@@ -8,6 +8,7 @@ bfloat16, and are upcast one client at a time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
@@ -20,6 +21,13 @@ from fedllm.adapters.state import Adapter, LoRAFactors, check_factors_finite
 
 SENT = "the sent adapter"
 """What messages and reports call the adapter the clients started from."""
+
+BLOCK = 2**21
+"""Numbers in a block of clients that are upcast together: enough for products at full speed, few
+enough that the allocator hands the same memory out again in place of fetching fresh pages."""
+
+KEPT = 2**25
+"""Most numbers of a stack whose upcast blocks are kept; larger ones upcast them in every sweep."""
 
 DOUBLE_BELOW = 2**18
 """Stacks of fewer numbers are combined in float64, where it costs nothing; others in float32."""
@@ -74,6 +82,32 @@ class Stack(Sequence[Factors]):
         """``B_k (d_out, r_k)``, upcast, times ``s_k / s_out``."""
         return self._upcast_B(self.factors[k])
 
+    def blocks(self) -> tuple[Sequence[Factors], list[Tensor]]:
+        """The stack as few wide pairs, upcast but unscaled, and what each rank of them weighs.
+
+        Products over many clients at once run several times as fast as small ones. Blocks of a
+        large stack are made anew whenever they are read, so it takes the memory of one.
+
+        Returns:
+            ``B (d_out, R)``, ``A (R, d_in)`` per block, and ``p_k s_k / s_out`` as (R, 1) columns.
+        """
+        size = max(f.A.numel() + f.B.numel() for f in self.factors)
+        step = max(BLOCK // size, 1)
+        parts = [slice(k, k + step) for k in range(0, len(self), step)]
+        weights = torch.tensor(
+            [
+                w * f.scaling / self.scaling
+                for w, f in zip(self.weights, self.factors, strict=True)
+                for _ in range(f.rank)
+            ],
+            dtype=self.dtype,
+        )
+        ends = itertools.accumulate(sum(self.ranks[part]) for part in parts)
+        columns = [*torch.tensor_split(weights[:, None], list(ends)[:-1])]
+        made = _Blocks(self, tuple(parts))
+        kept = sum(f.A.numel() + f.B.numel() for f in self.factors) <= KEPT
+        return list(made) if kept else made, columns
+
     def start(self) -> Factors:
         """``(B, A)`` of what was sent, upcast, in the scaling of the result."""
         if self.sent is None:
@@ -98,6 +132,28 @@ class Stack(Sequence[Factors]):
         b = factors.B.to(self.dtype)
         ratio = factors.scaling / self.scaling
         return b if ratio == 1.0 else b * ratio
+
+
+@dataclass(frozen=True)
+class _Blocks(Sequence[Factors]):
+    """Runs of clients side by side as one pair each, made when they are asked for."""
+
+    stack: Stack
+    parts: tuple[slice, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, k: int) -> Factors: ...
+    @overload
+    def __getitem__(self, k: slice) -> Sequence[Factors]: ...
+    def __getitem__(self, k: int | slice) -> Factors | Sequence[Factors]:
+        if isinstance(k, slice):
+            return [self[i] for i in range(*k.indices(len(self)))]
+        part = self.stack.factors[self.parts[k]]  # joined before they are upcast: fewer bytes move
+        b, a = torch.cat([f.B for f in part], 1), torch.cat([f.A for f in part], 0)
+        return b.to(self.stack.dtype), a.to(self.stack.dtype)
 
 
 def read_stack(

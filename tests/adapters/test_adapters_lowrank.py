@@ -124,6 +124,18 @@ def test_randomised_error_on_a_flat_spectrum_is_within_one_percent():
     assert float((dense - b.double() @ a.double()).norm()) <= 1.01 * float(best)
 
 
+@pytest.mark.parametrize("rank", [1, 16, 40])
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99, 1.0])
+def test_randomised_error_is_within_one_percent_however_the_spectrum_falls(rank, decay):
+    (b, a), generator = stack([192], d_out=192, d_in=256)[0], torch.Generator().manual_seed(1)
+    values = decay ** torch.arange(192, dtype=torch.float64)
+    left, right = torch.linalg.qr(b).Q * values, torch.linalg.qr(a.T).Q.T
+    (found_b, found_a), _ = topr_randomised([(left.float(), right.float())], [1.0], rank, generator)
+    error = (left @ right - found_b.double() @ found_a.double()).norm()
+    rounding = 1e-6 * float(values.norm())
+    assert float(error) <= 1.01 * float(values[rank:].norm()) + rounding
+
+
 def test_signs_are_fixed_by_the_largest_entry_of_A():
     b, a = stack([4])[0]
     flipped = fix_signs((b * -1, a * -1))

@@ -1,4 +1,4 @@
-"""Stacks large enough for float32, subspace iteration, sketched reports and several threads."""
+"""Stacks large enough for float32, block Krylov spaces, sketched reports and several threads."""
 
 import json
 import resource
@@ -12,6 +12,7 @@ from synthetic import adapter, clients, dense, dense_target, same_bytes
 
 from fedllm.adapters.state import save_adapter
 from fedllm.aggregation import aggregate
+from fedllm.aggregation import stack as stacks
 from fedllm.aggregation.combine import PARALLEL_ABOVE
 from fedllm.aggregation.lora_fair import EXACT_NORM_UP_TO, lora_fair
 from fedllm.aggregation.report import EXACT_UP_TO
@@ -38,6 +39,24 @@ def test_randomised_flexlora_is_within_one_percent_of_the_best_adapter(many):
         target = dense_target(sources, weights, module)
         best = torch.linalg.svdvals(target)[16:].norm()
         assert float((target - dense(state, module)).norm()) <= 1.01 * float(best)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_blocks_hold_the_stack_whatever_the_ranks_and_scalings(monkeypatch, kept):
+    monkeypatch.setattr(stacks, "BLOCK", 3 * 16 * 1300)
+    monkeypatch.setattr(stacks, "KEPT", 2**40 if kept else 0)
+    sources = {
+        f"c{k:02d}": adapter(k, rank=(4, 8, 16)[k % 3], alpha=8 + k, shapes=SHAPES)
+        for k in range(17)
+    }
+    weights = {name: (1 + k) / 153 for k, name in enumerate(sources)}
+    stack = read_stack(sources, weights, MODULE)
+    blocks, columns = stack.blocks()
+    assert len(blocks) == len(columns) == 6
+    assert isinstance(blocks, list) == kept
+    whole = sum(b.double() @ (w * a).double() for (b, a), w in zip(blocks, columns, strict=True))
+    target = dense_target(sources, weights, MODULE)
+    assert torch.allclose(whole * stack.scaling, target, atol=1e-5 * float(target.abs().max()))
 
 
 def test_sketched_residuals_are_within_three_percent_and_say_so(many):
