@@ -184,6 +184,18 @@ def directory_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
+def _frozen_bytes(state: AdapterState, trained: str) -> int:
+    """Bytes of the factors a round left frozen: peft wants them in the file, the server has them.
+
+    They need not be sent, and ``fedllm plan`` does not count them either.
+    """
+    return sum(
+        getattr(factors, name).nbytes
+        for factors in state.lora.values()
+        for name in {"A", "B"} - set(trained)
+    )
+
+
 def _metrics(
     directory: RoundDirectory,
     closed: ClosedRound,
@@ -202,7 +214,11 @@ def _metrics(
         "examples": {client: card.examples for client, (_, card) in updates.items()},
         "tokens": {client: card.tokens for client, (_, card) in updates.items()},
         "aggregation": _losses(closed),
-        "bytes_up": {client: directory_bytes(directory.update(client)) for client in updates},
+        "bytes_up": {
+            client: directory_bytes(directory.update(client))
+            - _frozen_bytes(state, plan["trained"])
+            for client, (state, _) in updates.items()
+        },
         "bytes_down": {client: down for client in plan["cohort"]},
     }
 

@@ -15,6 +15,7 @@ from fedllm.adapters.state import AdapterState, load_adapter
 from fedllm.aggregation import RULES
 from fedllm.algorithms import OUTSIDE, SECTIONS
 from fedllm.config import FederationConfig
+from fedllm.engines.files import directory_bytes
 from fedllm.errors import AdapterError, ConfigError
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
@@ -142,6 +143,10 @@ def test_a_whole_run_of_every_family(tmp_path, name):
         assert read_json(this.plan)["trained"] == trained
         assert len(read_json(this.metrics)["weights"]) >= 1
         assert not read_json(this.metrics)["failed"]
+        for client, counted in read_json(this.metrics)["bytes_up"].items():
+            update = load_adapter(this.update(client))
+            frozen = [f.A.nbytes for f in update.lora.values() if trained == "B"]
+            assert counted == directory_bytes(this.update(client)) - sum(frozen)
 
 
 ROLORA = {"algorithm": {"name": "rolora"}, "federation": {"rounds": 4, "clients_per_round": 2}}
