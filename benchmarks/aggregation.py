@@ -1,12 +1,15 @@
 """Speed and memory of aggregation, side by side with the naive and the peer's way, in one run.
 
-    python benchmarks/aggregation.py [--layers 2] [--clients 10] [--json FILE] [--scratch DIR]
+    python benchmarks/aggregation.py [--layers 2] [--clients 10] [--record FILE] [--scratch DIR]
                                      [--only fair,svd,layer,peft,memory,growth]
 
-Adapters have the shapes of Llama-3-8B (r=16, all seven projections, bfloat16, random factors of
-realistic scale); ``--layers`` says how many of its 32 layers. Times are the least of three, wall
-clock, files in the page cache. Dense baselines are timed on one module; the published 1,000 steps
-are three measured steps times 1,000 / 3, and the lines say so.
+``--record`` writes what ``recipes/results/`` keeps: figures, settings, date, processor, versions,
+commit and load; sections that are in the file already and are not measured again stay, so that a
+long benchmark can be taken in parts. Adapters have the shapes of Llama-3-8B (r=16, all seven
+projections, bfloat16, random factors of realistic scale); ``--layers`` says how many of its 32
+layers. Times are the least of three, wall clock, files in the page cache. Dense baselines are timed
+on one module; the published 1,000 steps are three measured steps times 1,000 / 3, and the lines say
+so.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,9 @@ from fedllm.aggregation import aggregate
 from fedllm.aggregation.carrier import top_r
 from fedllm.aggregation.lora_fair import lora_fair
 from fedllm.aggregation.stack import read_stack
+from fedllm.atomic import atomic_json
+from fedllm.config import TrainingConfig
+from fedllm.experiment.environment import describe_environment
 
 LLAMA_8B = {
     "self_attn.q_proj": (4096, 4096),
@@ -365,25 +372,45 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--only", default=",".join(SECTIONS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", type=Path)
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
-    results: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "load": os.getloadavg()[0],
-    }
+    record: dict[str, Any] = {"sections": {}}
+    if options.record and options.record.exists():
+        record = json.loads(options.record.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as temporary:
         root = options.scratch or Path(temporary)
         for name in options.only.split(","):
+            about = {"layers": options.layers, "clients": options.clients, **circumstances()}
             start = time.perf_counter()
-            results[name] = SECTIONS[name](root, options.layers, options.clients)
-            print(f"{name} ({time.perf_counter() - start:.0f} s)")
-            for key, value in results[name].items():
+            figures = SECTIONS[name](root, options.layers, options.clients)
+            took = time.perf_counter() - start
+            record["sections"][name] = {**about, "seconds": round(took, 1), "figures": figures}
+            print(f"{name} ({took:.0f} s, load {about['load']:.1f} before)")
+            for key, value in figures.items():
                 print(f"  {key:<62} {value:10.3f}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            if options.record:
+                atomic_json(options.record, record)
+
+
+def circumstances() -> dict[str, Any]:
+    """What a figure cannot be compared without: date, hardware, versions, commit, load."""
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    processor = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        **describe_environment(TrainingConfig(threads=torch.get_num_threads())),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor[0] if processor else "",
+        "load": os.getloadavg()[0],
+        "commit": head.stdout.strip(),
+    }
 
 
 if __name__ == "__main__":
