@@ -33,8 +33,8 @@ def collect(inputs: Sequence[str]) -> dict[str, Path]:
             paths += _read_lines(path)
         else:
             paths += _expand(text)
-    _refuse_repeats([*named.values(), *paths])
-    called = _names(paths)
+    refuse_repeats([*named.values(), *paths])
+    called = names_of(paths)
     for name in called:
         if name in named:
             raise AdapterError(f"client {name} is named twice; rename one of its directories")
@@ -72,13 +72,15 @@ def _expand(pattern: str) -> list[Path]:
     return directories
 
 
-def _refuse_repeats(paths: Sequence[Path]) -> None:
+def refuse_repeats(paths: Sequence[Path]) -> None:
+    """Raises ``AdapterError`` when a directory comes twice."""
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise AdapterError(f"{path}: is given {count} times; give it once and weigh it instead")
 
 
-def _names(paths: Sequence[Path]) -> dict[str, Path]:
+def names_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """Distinct directories by the last parts of their paths that tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for depth in range(1, max((len(p) for p in parts), default=1) + 1):
         names = ["/".join(p[-depth:]) for p in parts]

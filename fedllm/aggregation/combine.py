@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +26,7 @@ from fedllm.adapters.state import (
     LoRAFactors,
 )
 from fedllm.aggregation.auxiliary import average_aux
-from fedllm.aggregation.fit import check_inputs, find_rule, normalised, opened
+from fedllm.aggregation.fit import Source, check_inputs, find_rule, named, normalised, opened
 from fedllm.aggregation.report import (
     AggregationReport,
     Measured,
@@ -46,7 +45,6 @@ PARALLEL_ABOVE = 2**24
 WORKING_BYTES = 2**29
 """Most bytes of clients' factors held at a time, over all threads (at least one module)."""
 
-Source = Adapter | Path
 T = TypeVar("T")
 
 
@@ -67,8 +65,8 @@ class Outcome:
 
 
 def aggregate(
-    sources: Mapping[str, Source],
-    weights: Mapping[str, float],
+    sources: Mapping[str, Source] | Sequence[Source],
+    weights: Mapping[str, float] | Sequence[float],
     rule: str = "lora-fair",
     *,
     sent: Source | None = None,
@@ -80,8 +78,8 @@ def aggregate(
     """Combines adapters by a rule; a remainder is dropped (``combine_adapters`` returns it).
 
     Args:
-        sources: Client name to its adapter or PEFT directory.
-        weights: Client name to a positive number; divided by their sum.
+        sources: Client name to its adapter or PEFT directory, or a list of them.
+        weights: Client name to a positive number, or a list of them; divided by their sum.
         rule: A key of ``RULES``.
         sent: The adapter the clients started from, for rules that need it; robust rules then look
             at the steps from it.
@@ -106,8 +104,8 @@ def aggregate(
 
 
 def combine_adapters(
-    sources: Mapping[str, Source],
-    weights: Mapping[str, float],
+    sources: Mapping[str, Source] | Sequence[Source],
+    weights: Mapping[str, float] | Sequence[float],
     rule: str = "lora-fair",
     *,
     sent: Source | None = None,
@@ -120,6 +118,7 @@ def combine_adapters(
     """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report."""
     chosen = find_rule(rule)
     chosen.check_settings(rule, settings)
+    sources, weights = named(sources, weights)
     shares = normalised(weights, sources)
     adapters = {name: opened(name, sources[name]) for name in sorted(sources)}
     start = None if sent is None else opened(SENT, sent)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedllm.adapters.collect import names_of, refuse_repeats
 from fedllm.adapters.state import Adapter, check_finite, open_adapter
 from fedllm.aggregation.registry import RULES
 from fedllm.aggregation.rules import Rule
 from fedllm.aggregation.stack import SENT
 from fedllm.errors import AdapterError, ConfigError
+
+Source = Adapter | Path
 
 
 def find_rule(name: str) -> Rule:
@@ -41,6 +44,32 @@ def normalised(weights: Mapping[str, float], sources: Mapping[str, Any]) -> dict
             )
     total = math.fsum(weights.values())
     return {name: weights[name] / total for name in sorted(weights)}
+
+
+def named(
+    sources: Mapping[str, Source] | Sequence[Source], weights: Mapping[str, float] | Sequence[float]
+) -> tuple[dict[str, Source], dict[str, float]]:
+    """Sources and weights by client name, whether they came by name or as two lists.
+
+    Directories in a list are named as on the command line, so their order does not matter; adapters
+    in memory have no names but their places in the list.
+
+    Raises:
+        AdapterError: A directory comes twice.
+        ConfigError: One came by name and the other as a list, or the lists differ in length.
+    """
+    if isinstance(sources, Mapping) and isinstance(weights, Mapping):
+        return dict(sources), dict(weights)
+    if isinstance(sources, Mapping) or isinstance(weights, Mapping):
+        raise ConfigError("sources and weights must both be by client name or both be lists")
+    if len(sources) != len(weights):
+        raise ConfigError(f"{len(weights)} weights for {len(sources)} adapters; give one for each")
+    paths = [Path(s) for s in sources if isinstance(s, str | os.PathLike)]
+    refuse_repeats(paths)
+    digits = len(str(len(sources)))
+    places = [f"client{k:0{digits}d}" for k in range(len(sources))]
+    names = list(names_of(paths)) if len(paths) == len(sources) else places
+    return dict(zip(names, sources, strict=True)), dict(zip(names, weights, strict=True))
 
 
 def check_fit(adapters: Mapping[str, Adapter], *, check_base: bool = True) -> None:
@@ -109,7 +138,7 @@ def _odd_ones(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def screened(
-    sources: Mapping[str, Adapter | Path], rule: str, *, check_base: bool = True
+    sources: Mapping[str, Source], rule: str, *, check_base: bool = True
 ) -> tuple[dict[str, Adapter], dict[str, str]]:
     """Sorts out what cannot be combined; reads every tensor once.
 
@@ -134,7 +163,7 @@ def screened(
     return {name: a for name, a in usable.items() if name not in refused}, refused
 
 
-def opened(client: str, source: Adapter | Path) -> Adapter:
+def opened(client: str, source: Source) -> Adapter:
     """The adapter, opened when it is a directory; errors name the client."""
     if not isinstance(source, str | os.PathLike):
         return source

@@ -19,7 +19,7 @@ from fedllm.adapters.state import AdapterState, save_adapter
 from fedllm.aggregation import aggregate
 from fedllm.aggregation.lora_fair import cosine_minimiser
 from fedllm.aggregation.weights import WEIGHTS
-from fedllm.errors import ConfigError
+from fedllm.errors import AdapterError, ConfigError
 
 FACTOR_RULES = [
     ("fedit", {}),
@@ -39,6 +39,29 @@ def test_one_client_comes_back_unchanged(rule, extra):
     assert largest_gap(state, target, list(SHAPES)) < 1e-12
     assert report.total.residual_after < 1e-7
     assert report.total.clients["only"].cosine == pytest.approx(1.0)
+
+
+def test_lists_of_adapters_mean_the_same_as_names_and_any_order_of_directories(tmp_path):
+    sources = clients(3)
+    for name, state in sources.items():
+        save_adapter(state, tmp_path / name)
+    paths, numbers = [tmp_path / name for name in sources], list(WEIGHTS_3.values())
+    expected, report = aggregate(sources, WEIGHTS_3, "fedit")
+    for given_, weights in (
+        (list(sources.values()), numbers),
+        (paths, numbers),
+        (paths[::-1], numbers[::-1]),
+    ):
+        assert same_bytes(aggregate(given_, weights, "fedit")[0], expected)
+    assert aggregate(paths, numbers, "fedit")[1].weights == report.weights
+    for given_, weights, message in (
+        (paths, numbers[:2], "2 weights for 3 adapters"),
+        (sources, numbers, "both be by client name or both be lists"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            aggregate(given_, weights, "fedit")
+    with pytest.raises(AdapterError, match="given 2 times"):
+        aggregate([paths[0], paths[0]], [1, 2], "fedit")
 
 
 def test_the_mean_of_factors_is_fedit():
