@@ -48,6 +48,7 @@ def _options(
     if not verbose:  # before transformers is imported; a user's own setting wins
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else two lines for every retry
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks up when merely imported
 
 

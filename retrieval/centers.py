@@ -83,6 +83,7 @@ def client_centers(
     small: SmallClusters = "merge",
     encoder: str = "",
     fingerprint: str = "",
+    what: str = "the shard",
 ) -> Centers:
     """The centroids of one client's shard; at most ``clusters``, fewer when the shard is small.
 
@@ -94,17 +95,18 @@ def client_centers(
         small: What happens to smaller clusters.
         encoder: Name of the encoder, carried along.
         fingerprint: Its vector space, carried along.
+        what: Whose shard it is, for messages.
 
     Raises:
         RetrievalError: Fewer distinct texts than ``min_cluster_size``; nothing may leave then.
     """
-    rows = check_rows(embeddings, "embeddings of the shard")
+    rows = check_rows(embeddings, f"embeddings of {what}")
     distinct = np.unique(rows, axis=0)
     if len(distinct) < min_cluster_size:
         raise RetrievalError(
-            f"the shard has {len(distinct)} distinct texts, fewer than "
+            f"{what}: {len(distinct)} distinct texts, fewer than "
             f"retrieval.min_cluster_size={min_cluster_size}: its only centroid would give them "
-            "away; lower it, add data, or set retrieval.method=none for this client"
+            "away; lower it, add data, or leave this client out"
         )
     wanted = min(clusters, len(distinct) // min_cluster_size)
     labels = kmeans_labels(

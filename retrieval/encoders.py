@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import traceback
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
@@ -21,8 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.atomic import atomic_directory
-from fedllm.errors import MissingExtraError, RetrievalError
+from fedllm.errors import FedLLMError, MissingExtraError, RetrievalError
 from fedllm.retrieval.vectors import Array, check_rows, unit_rows
+
+KEPT_AT_ONCE = 8192
+"""Texts after which embeddings reach the cache, so that an interrupted pool goes on from there."""
 
 
 class Encoder(Protocol):
@@ -288,11 +292,26 @@ def embed(texts: Sequence[str], encoder: Encoder, cache: EmbeddingCache | None =
             )
     rows = cache.get(texts, encoder) if cache else {}
     missing = list(dict.fromkeys(text for text in texts if text not in rows))
-    if missing:
-        fresh = check_rows(
-            encoder.encode(missing), f"encoder {encoder.name}", dimension=encoder.dimension
-        )
+    for start in range(0, len(missing), KEPT_AT_ONCE):
+        part = missing[start : start + KEPT_AT_ONCE]
+        fresh = _encoded(encoder, part)
         if cache:
-            cache.add(missing, fresh, encoder)
-        rows.update(zip(missing, fresh, strict=True))
+            cache.add(part, fresh, encoder)
+        rows.update(zip(part, fresh, strict=True))
     return np.stack([rows[text] for text in texts])
+
+
+def _encoded(encoder: Encoder, texts: Sequence[str]) -> Array:
+    """Checked rows. An encoder's failure is told without its message, which may quote a text."""
+    try:
+        rows = encoder.encode(texts)
+    except FedLLMError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise RetrievalError(
+            f"encoder {encoder.name} failed on {len(texts)} texts ({type(error).__name__} in "
+            f"{Path(place.filename).name}:{place.lineno}); try them with another encoder, or a "
+            "part of them at a time"
+        ) from None
+    return check_rows(rows, f"encoder {encoder.name}", dimension=encoder.dimension)

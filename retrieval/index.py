@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fedllm.atomic import atomic_directory, atomic_json
 from fedllm.data.shards import read_pool, write_pool
-from fedllm.errors import RetrievalError
+from fedllm.errors import DataError, RetrievalError
 from fedllm.retrieval.scan import BLOCK, Mask, Rows, blocks_of, scan
 from fedllm.retrieval.structure import IndexKind, Structure, build_structure, read_tunings
 from fedllm.retrieval.vectors import Array, check_rows
@@ -147,9 +147,9 @@ class PoolIndex:
         """``vectors`` if they can be compared with the pool, else a refusal that says why."""
         if fingerprint and self.fingerprint and fingerprint != self.fingerprint:
             raise RetrievalError(
-                f"{what} come from encoder space {fingerprint}, the index from "
-                f"{self.fingerprint} ({self.encoder}); embed both with the encoder {self.encoder}, "
-                "or accept the other one with --align"
+                f"{what} of encoder space {fingerprint}, that of the index is {self.fingerprint} "
+                f"({self.encoder}); embed both with the encoder {self.encoder}, or let retrieve "
+                "accept the other one with --align"
             )
         return check_rows(vectors, what, dimension=self.dimension)
 
@@ -192,7 +192,13 @@ def read_texts(folder: Path) -> list[Example]:
             f"{folder}: this index carries no texts; "
             f"build it with: fedllm index build POOL --out {folder}"
         )
-    return read_pool(folder / "pool.jsonl")
+    try:
+        return read_pool(folder / "pool.jsonl")
+    except DataError as error:
+        raise RetrievalError(
+            f"{folder}: the index's texts are damaged ({error.args[0].partition(';')[0]}); "
+            f"build it again with: fedllm index build POOL --out {folder}"
+        ) from None
 
 
 class _Mapped:

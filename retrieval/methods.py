@@ -98,7 +98,8 @@ def random_items(request: Request) -> Augmentation:
     usable, clients, size = _usable(request), request.clients, request.per_client
     if request.dedup == "global":
         shuffled = numpy_rng(derive_seed(request.seed, "random-augmentation")).permutation(usable)
-        draws = [shuffled[k * size : (k + 1) * size] for k in range(len(clients))]
+        shuffled = shuffled[: size * len(clients)]
+        draws = [shuffled[number :: len(clients)] for number in range(len(clients))]
     else:
         seeds = [derive_seed(request.seed, "random-augmentation", client=name) for name in clients]
         size = min(size, len(usable))

@@ -165,6 +165,12 @@ def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
 
 
 def read_shard(path: Path) -> list[Example]:
-    """One client's private examples, from a file or a folder of files."""
+    """One client's private examples, from a file or a folder of files.
+
+    Raises:
+        DataError: It is not there. A name is never looked up on the hub: it may be telling.
+    """
+    if not path.exists() and "*" not in path.name:
+        raise DataError(f"{path}: no such file or folder; name what the client holds")
     source = SourceConfig(path=str(path), empty="drop")
     return load_source(source, Path(), seed=0, role="private")

@@ -41,6 +41,7 @@ def private_centers(
     seed: int | None = None,
     encoder: str = "",
     fingerprint: str = "",
+    what: str = "the shard",
 ) -> Centers:
     """Noisy centroids of one client's shard, at most one per anchor.
 
@@ -56,11 +57,12 @@ def private_centers(
             and the centroids differ from call to call.
         encoder: Name of the encoder, carried along.
         fingerprint: Its vector space, carried along.
+        what: Whose shard it is, for messages.
 
     Raises:
         RetrievalError: No count stands out of its noise; the shard is too small for the guarantee.
     """
-    rows = check_rows(embeddings, "embeddings of the shard")
+    rows = check_rows(embeddings, f"embeddings of {what}")
     centers = check_rows(anchors, "anchors", dimension=rows.shape[1])
     generator = numpy_rng(secrets.randbits(63) if seed is None else seed)
     noise = noise_multiplier * math.hypot(1, COUNT_WEIGHT)
@@ -72,7 +74,7 @@ def private_centers(
         standing = counts >= least
         if not standing.any():
             raise RetrievalError(
-                f"noise multiplier {noise_multiplier:g} drowns every centroid of a shard of "
+                f"{what}: noise multiplier {noise_multiplier:g} drowns every centroid of "
                 f"{len(rows)} texts (no noisy count reaches {least:.0f}); use fewer clusters, more "
                 "data or less noise"
             )

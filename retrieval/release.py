@@ -85,6 +85,7 @@ def release_centers(
     clusters: int,
     min_cluster_size: int,
     seed: int,
+    what: str = "the shard",
     small: SmallClusters = "merge",
     public: Array | None = None,
     anchors: Array | None = None,
@@ -100,6 +101,7 @@ def release_centers(
         clusters: Centroids asked for.
         min_cluster_size: Distinct texts behind each; with noise, its smallest noisy count.
         seed: The run's seed; noise never depends on it.
+        what: Whose shard it is, for messages.
         small: What happens to smaller clusters; noisy ones are dropped.
         public: ``(M, D)`` embeddings of public text, to tell what an attacker could guess with it.
         anchors: Of :func:`public_anchors`; noise needs them.
@@ -121,11 +123,12 @@ def release_centers(
             small=small,
             encoder=encoder.name,
             fingerprint=encoder.fingerprint,
+            what=what,
         )
     elif anchors is None:
         raise RetrievalError(
-            f"noise multiplier {noise_multiplier:g} needs clusters that start from public text; "
-            "give an index of public text with --public"
+            f"{what}: noise multiplier {noise_multiplier:g} needs clusters that start from public "
+            "text; give an index of public text with --public"
         )
     else:
         epsilon = epsilon_of(noise_multiplier, delta)
@@ -137,6 +140,7 @@ def release_centers(
             min_cluster_size=min_cluster_size,
             encoder=encoder.name,
             fingerprint=encoder.fingerprint,
+            what=what,
         )
     told = None if public is None else exposure(centers, rows, public)
     nearest = float((centers.vectors @ rows.T).max())

@@ -152,6 +152,7 @@ def centers(
         clip=clip,
         delta=delta,
         seed=seed,
+        what=str(shard),
     )
     released.centers.save(out)
     for line in released.statement(len(rows)):

@@ -32,7 +32,7 @@ def convert(row: Row, schema: Schema, source: SourceConfig, domain: str) -> list
 
     Raises:
         EmptyFieldError: Instruction or response is empty.
-        DataError: A value has the wrong type or an unknown label.
+        DataError: A value has the wrong type, an unknown label, or is no Unicode text.
     """
     make = partial(
         Example,
@@ -42,9 +42,15 @@ def convert(row: Row, schema: Schema, source: SourceConfig, domain: str) -> list
         source=row.place,
     )
     turns = _turns(row, schema)
-    if turns is None:
-        return [_single(row, schema, source, make)]
-    return _conversation(turns, row, schema, source, make)
+    try:
+        if turns is None:
+            return [_single(row, schema, source, make)]
+        return _conversation(turns, row, schema, source, make)
+    except UnicodeEncodeError:  # JSON may escape what no text can hold
+        raise DataError(
+            f"{row.place}: a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no "
+            "character; mend or remove that row"
+        ) from None
 
 
 def _turns(row: Row, schema: Schema) -> list[Turn] | None:

@@ -91,6 +91,7 @@ class Centroids:
             clip=settings.clip,
             delta=settings.delta,
             seed=derive_seed(self._seed, "centers", client=client),
+            what=f"client {client}",
         )
         own = self._run.shard(client) / "release.json"
         atomic_json(own, {"statement": released.statement(len(rows))})

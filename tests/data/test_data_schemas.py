@@ -291,6 +291,7 @@ def test_numbered_word_problems_get_their_numbers(tmp_path):
             {"instruction": "i", "output": "o", "input": [{"SECRET": 1}]},
             ["f.jsonl:2", "column 'input'", "nested list"],
         ),
+        ({"instruction": "SECRET \ud800", "output": "o"}, ["f.jsonl:2", "surrogate", "mend"]),
     ],
 )
 def test_a_wrong_row_is_named_by_file_row_and_field(tmp_path, row, parts):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedllm.errors import MissingExtraError, RetrievalError
+from fedllm.retrieval import encoders
 from fedllm.retrieval.centers import Centers, client_centers, load_centers
 from fedllm.retrieval.encoders import EmbeddingCache, HashingEncoder, embed, load_encoder
 
@@ -61,6 +62,26 @@ def test_equal_texts_are_encoded_once_and_cached_texts_never_again(tmp_path):
     again = embed([TEXTS[3], "A new text.", TEXTS[1]], encoder, EmbeddingCache(tmp_path))
     assert encoder.encoded == [*TEXTS, "A new text."]
     assert np.array_equal(again[[0, 2]], first[[3, 1]])
+
+
+def test_an_embedding_that_failed_goes_on_and_its_message_quotes_no_text(tmp_path, monkeypatch):
+    class Failing(CountingEncoder):
+        def encode(self, texts):
+            if TEXTS[3] in texts:
+                raise ValueError(f"cannot read {texts}")
+            return super().encode(texts)
+
+    monkeypatch.setattr(encoders, "KEPT_AT_ONCE", 2)
+    cache = EmbeddingCache(tmp_path)
+    with pytest.raises(
+        RetrievalError, match=r"hashing failed .*ValueError in test_\w+\.py"
+    ) as caught:
+        embed(TEXTS, Failing(), cache)
+    assert "interest" not in str(caught.value)
+    assert caught.value.__suppress_context__
+    encoder = CountingEncoder()
+    embed(TEXTS, encoder, EmbeddingCache(tmp_path))
+    assert encoder.encoded == TEXTS[2:]
 
 
 def test_cache_keeps_encoders_and_precisions_apart(tmp_path):

@@ -306,7 +306,9 @@ def test_bad_input_is_one_line_that_names_it(world):
     with pytest.raises(FedLLMError, match=r"absent\.jsonl"):
         fedllm("centers", world / "absent.jsonl", "--out", world / "c.safetensors")
     write(world / "two.jsonl", rows("travel", 2, 5))
-    with pytest.raises(RetrievalError, match="2 distinct texts"):
+    with pytest.raises(FedLLMError, match="wards/ten: no such file or folder"):
+        fedllm("centers", "wards/ten", "--out", world / "c.safetensors")  # not a hub data set
+    with pytest.raises(RetrievalError, match=r"two\.jsonl: 2 distinct texts"):
         fedllm(
             "centers", world / "two.jsonl", "--out", world / "c.safetensors", "--encoder", "hashing"
         )

@@ -174,5 +174,8 @@ def test_random_items_are_uniform_and_shared_out_under_global_dedup():
     assert counts.max() < 120
     plan = plan_augmentation("random", CENTERS, index, per_client=15, seed=0, dedup="global")
     assert sorted(n for items in plan.items.values() for n in items.ids) == sorted(index.ids)
+    more = plan_augmentation("random", CENTERS, index, per_client=30, seed=0, dedup="global")
+    assert [len(items.ids) for items in more.items.values()] == [15, 15]
     with pytest.raises(RetrievalError, match="client b.*has none left"):
-        plan_augmentation("random", CENTERS, index, per_client=30, seed=0, dedup="global")
+        lone = PoolIndex(unit(6, 1))
+        plan_augmentation("random", CENTERS, lone, per_client=30, seed=0, dedup="global")

@@ -161,6 +161,10 @@ def test_unusable_index_folders_name_the_folder_and_the_command(tmp_path):
     (tmp_path / "pool" / "ids.json").write_text(json.dumps(["a", "b"]))
     with pytest.raises(RetrievalError, match="disagree"):
         open_index(tmp_path / "pool")
+    texts = tmp_path / "pool" / "pool.jsonl"
+    texts.write_text('{"kind": "cut off')
+    with pytest.raises(RetrievalError, match="texts are damaged.*fedllm index build"):
+        read_texts(tmp_path / "pool")
 
 
 def test_failed_save_leaves_the_old_index(tmp_path, monkeypatch):
@@ -180,7 +184,7 @@ def test_failed_save_leaves_the_old_index(tmp_path, monkeypatch):
 def test_vectors_that_do_not_fit_the_pool_are_refused():
     index = PoolIndex(np.eye(3, dtype=np.float32), encoder="minilm", fingerprint="m")
     rows = np.eye(3, dtype=np.float32)
-    with pytest.raises(RetrievalError, match=r"space h.*from m \(minilm\)"):
+    with pytest.raises(RetrievalError, match=r"space h.*index is m \(minilm\)"):
         index.check_space(rows, "centroids of client a", "h")
     with pytest.raises(RetrievalError, match="client a: 2 dimensions, expected 3"):
         retrieve(index, {"a": rows[:2, :2]}, per_client=1)

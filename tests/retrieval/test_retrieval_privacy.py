@@ -97,7 +97,7 @@ def test_clusters_with_a_small_noisy_count_stay_at_home():
 
 def test_a_shard_that_drowns_in_noise_sends_nothing():
     rows, middles = shard(each=5)
-    with pytest.raises(RetrievalError, match="noise multiplier 50.* shard of 15 texts"):
+    with pytest.raises(RetrievalError, match="the shard: noise multiplier 50 .* 15 texts"):
         private_centers(rows, middles, noise_multiplier=50.0, seed=0)
 
 
