@@ -1,15 +1,19 @@
 """Domain coverage by method on real data: what FedDCA gains over its baselines, and where not.
 
     python benchmarks/coverage_methods.py four_domains data.root=FOLDER --json FILE --svg FILE
-        --clients 10 100 --small hashing
+        --clients 10 --small hashing --noise 0.5 1 2
+    python benchmarks/coverage_methods.py four_domains data.root=FOLDER --json FILE
+        --clients 100 --federation mixed --without k-centre novelsum
 
 The protocol of arXiv 2409.20135: for each domain a federation of its own (``--federation domain``),
 or one over all of them (``mixed``). The rows of the recipe's private sources are shared among the
 clients (Dirichlet 0.1 over 100 embedding clusters), who keep ``--private`` each; all other rows, of
 all domains, join the recipe's public sources in one pool. Each method hands ``--public`` items to
-every client. A domain's coverage is that of ``--reference`` of its public
-rows by the private rows of all clients and by those handed-out items that are of the domain, at
-budgets up to ``--public``. Intervals are Student's, 95 %, over ``--seeds`` partitions. The figure
+every client. A domain's coverage is that of ``--reference`` of its public rows by the private rows
+of all clients and by those handed-out items that are of the domain, at budgets up to ``--public``.
+Methods that hand no item out twice are left out where the pool is smaller than what is asked for.
+FedDCA* has clients with another encoder (``--small``), ``--noise`` noisy centroids; a client whose
+centroids drown gets nothing. Intervals are Student's, 95 %, over ``--seeds`` partitions. The figure
 averages the domains of the last number of clients.
 """
 
@@ -29,6 +33,7 @@ from fedllm.atomic import atomic_json, atomic_text
 from fedllm.config import SourceConfig
 from fedllm.data.partition import dirichlet
 from fedllm.data.sources import load_source
+from fedllm.errors import RetrievalError
 from fedllm.eval.figures.svg import standalone
 from fedllm.eval.stats import Interval
 from fedllm.recipe import load_recipe
@@ -40,6 +45,8 @@ from fedllm.retrieval.coverage import client_maxima, cross_client_similarity, un
 from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
 from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.methods import Augmentation
+from fedllm.retrieval.private_centers import epsilon_of, private_centers
+from fedllm.retrieval.release import public_anchors
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
@@ -62,6 +69,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "FedDCA, no item twice": {"method": "feddca", "dedup": "global"},
 }
 STAR = "FedDCA*"
+OURS = "FedDCA"
+DELTA = 1e-5
+"""Of the guarantee that noise gives, with its epsilon in the record."""
 DRAWN = ("random", "k-centre", "facility location", "NovelSum", "direct", "FedDCA")
 ALIGNED_ON = 10_000
 """Public texts that the projector of FedDCA* is trained on."""
@@ -112,7 +122,7 @@ def one_seed(texts: Texts, clients: int, seed: int, options: argparse.Namespace)
             for key in ("coverage", "curves")
             if key in rows[0]
         }
-        for key in ("items", "unique", "cross_client", "seconds"):
+        for key in ("items", "unique", "cross_client", "seconds", "epsilon", "sent"):
             if key in rows[0]:
                 merged[name][key] = float(np.mean([row[key] for row in rows]))
         if "alignment" in rows[0]:
@@ -187,19 +197,46 @@ def plans(
     how = {"index": index, "per_client": options.public, "seed": seed}
     settings = {"clusters": options.clusters, "min_cluster_size": 3, "seed": seed}
     centers = {c: client_centers(texts.rows[r], **settings).vectors for c, r in shards.items()}
+    scarce = options.public * len(shards) > len(index)
     for name, chosen in METHODS.items():
-        if chosen["method"] not in options.without:
-            yield name, *timed(centers_by_client=centers, **how, **chosen)
-    train = numpy_rng(derive_seed(seed, "alignment")).permutation(len(public))[:ALIGNED_ON]
+        if chosen["method"] in options.without or (scarce and chosen.get("dedup") == "global"):
+            continue
+        yield name, *timed(centers_by_client=centers, **how, **chosen)
+    sample = numpy_rng(derive_seed(seed, "alignment")).permutation(len(public))[:ALIGNED_ON]
     for encoder, rows in texts.small.items():
         projector: Projector = fit_projector(
-            rows[public[train]], index.vectors[train], seed=derive_seed(seed, "projector")
+            rows[public[sample]], index.vectors[sample], seed=derive_seed(seed, "projector")
         )
         small = {
             c: projector(client_centers(rows[r], **settings).vectors) for c, r in shards.items()
         }
         plan, extra = timed(centers_by_client=small, method="feddca", **how)
         yield f"{STAR} {encoder}", plan, extra | {"alignment": projector.measures()}
+    anchors = public_anchors(index.vectors[sample], options.clusters, seed=seed)
+    for noise in options.noise:
+        sent = noisy_centers({c: texts.rows[r] for c, r in shards.items()}, anchors, noise, seed)
+        plan, extra = timed(centers_by_client=sent, method="feddca", **how)
+        guarantee = {"epsilon": epsilon_of(noise, DELTA), "delta": DELTA}
+        yield f"{OURS} noise {noise:g}", plan, extra | guarantee | {"sent": len(sent)}
+
+
+def noisy_centers(
+    shards: Mapping[str, Array], anchors: Array, noise: float, seed: int
+) -> dict[str, Array]:
+    """Noisy centroids of those clients that have any left."""
+    sent = {}
+    for client, rows in shards.items():
+        try:
+            sent[client] = private_centers(
+                rows,
+                anchors,
+                noise_multiplier=noise,
+                min_cluster_size=3,
+                seed=derive_seed(seed, "noise", client=client),
+            ).vectors
+        except RetrievalError:
+            continue
+    return sent
 
 
 def timed(**how: Any) -> tuple[Augmentation, dict[str, Any]]:
@@ -232,23 +269,32 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per method and domain the interval over seeds, and of the difference to random."""
+    """Per method the intervals over seeds of its coverage, and of FedDCA's gain over it."""
     table: dict[str, Any] = {}
+    ours = _averages(runs, OURS)
     for name in runs[0]:
         rows = {
-            domain: interval([run[name]["coverage"][domain] for run in runs])
+            domain: interval([run[name]["coverage"][domain] for run in runs]).as_dict()
             for domain in runs[0][name]["coverage"]
         }
-        means = [float(np.mean(list(run[name]["coverage"].values()))) for run in runs]
-        rows["average"] = interval(means)
-        table[name] = {"coverage": {domain: value.as_dict() for domain, value in rows.items()}}
-        if name != "private only":
-            random = [float(np.mean(list(run["random"]["coverage"].values()))) for run in runs]
-            gains = [mean - other for mean, other in zip(means, random, strict=True)]
-            table[name]["average_over_random"] = interval(gains).as_dict()
-            for key in ("unique", "cross_client", "items"):
+        means = _averages(runs, name)
+        rows["average"] = interval(means).as_dict()
+        gains = [100 * (mine / other - 1) for mine, other in zip(ours, means, strict=True)]
+        table[name] = {"coverage": rows, "feddca_gain_percent": interval(gains).as_dict()}
+        for key in ("unique", "cross_client", "items", "epsilon", "sent", "seconds"):
+            if key in runs[0][name]:
                 table[name][key] = round(float(np.mean([run[name][key] for run in runs])), 4)
+        if "alignment" in runs[0][name]:
+            measured = [m for run in runs for m in np.atleast_1d(run[name]["alignment"])]
+            table[name]["alignment"] = {
+                key: round(float(np.mean([m[key] for m in measured])), 4) for key in measured[0]
+            }
     return table
+
+
+def _averages(runs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """Coverage by a method, averaged over domains, of every seed."""
+    return [float(np.mean(list(run[name]["coverage"].values()))) for run in runs]
 
 
 def figure(runs: Sequence[Mapping[str, Any]], clients: int) -> str:
@@ -283,6 +329,7 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3, choices=STUDENT)
     parser.add_argument("--small", nargs="*", default=["hashing"], help="encoders of FedDCA*")
+    parser.add_argument("--noise", type=float, nargs="*", default=[], help="noise multipliers")
     parser.add_argument("--without", nargs="*", default=[], help="methods left out")
     parser.add_argument("--cache", type=Path, default=Path("runs/embeddings"))
     parser.add_argument("--json", type=Path, required=True)
@@ -297,6 +344,7 @@ def main() -> None:
         "clusters",
         "reference",
         "seeds",
+        "noise",
         "without",
     )
     changed = [word for word in options.overrides if not word.startswith("data.root=")]
