@@ -40,7 +40,7 @@ from fedllm.recipe import load_recipe
 from fedllm.retrieval.align import Projector, fit_projector
 from fedllm.retrieval.augment import plan_augmentation
 from fedllm.retrieval.budget import budget_figure, budget_steps, coverage_by_budget
-from fedllm.retrieval.centers import client_centers, kmeans_labels
+from fedllm.retrieval.centers import client_centers, kmeans_labels, kmeans_means
 from fedllm.retrieval.coverage import client_maxima, cross_client_similarity, unique_ratio
 from fedllm.retrieval.encoders import EmbeddingCache, embed, load_encoder
 from fedllm.retrieval.index import PoolIndex
@@ -249,9 +249,7 @@ def timed(**how: Any) -> tuple[Augmentation, dict[str, Any]]:
 def facts(plan: Augmentation, index: PoolIndex, seed: int) -> dict[str, Any]:
     """Diversity of what was handed out: unique ratio, cross-client similarity of centroids."""
     centroids = {
-        client: client_centers(
-            index.vectors[items.rows], clusters=10, min_cluster_size=1, seed=seed
-        ).vectors
+        client: kmeans_means(index.vectors[items.rows], min(10, len(items.rows)), seed=seed)
         for client, items in plan.items.items()
     }
     return {

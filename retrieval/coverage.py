@@ -1,25 +1,33 @@
-"""How much of a domain is covered, by whom, and a map to look at.
+"""How much of a domain is covered, by whom, and how diverse a set is.
 
 Domain coverage is facility location: ``d(D, S) = mean_{x in D} max_{s in S} cos(x, s)``, with ``D``
 all public items of the domain and ``S`` what the clients hold [arXiv 2409.20135]. The server must
 not see private embeddings, so a client sends its maxima against the public anchors ``D`` alone; the
 coverage of a union is the mean of the element-wise maximum.
+
+Diversity is that of instruction tuning's literature: k-centre radius, DistSum, Vendi, NovelSum.
+Everything is exact and compared in chunks: memory stays bounded whatever the number of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.vectors import Array, check_rows
-from fedllm.seeds import derive_seed, numpy_rng
 
 CHUNK = 2048
 """Rows of either side compared at once: 16 MB of similarities, whatever the sizes."""
+PRODUCTS = 2**24
+"""Most cosines NovelSum computes at once: 64 MB."""
+NEIGHBOURS = 10
+"""Reference neighbours of NovelSum's density (the authors' K)."""
+DENSITY_POWER = 0.5
+"""NovelSum's beta; its alpha is 1."""
+REGULARISER = 1e-9
 
 
 def client_maxima(reference: Array, held: Array, *, chunk: int = CHUNK) -> Array:
@@ -86,73 +94,87 @@ def unique_ratio(items: Mapping[str, Sequence[str]]) -> float:
     return len(set(given)) / len(given)
 
 
-def coverage_map(
-    pool: Array,
-    *,
-    pool_labels: Sequence[str] = (),
-    centroids: Mapping[str, Array],
-    selected: Mapping[str, Array],
-    retrieved: Mapping[str, Sequence[int] | Array],
-    seed: int,
-    max_pool: int = 1500,
-    max_retrieved: int = 200,
-) -> dict[str, Any]:
-    """Points of a 2-D map, ready for JSON: the pool, centroids, selected centres, retrieved items.
+def facility_location(reference: Array, chosen: Array) -> float:
+    """``sum_i max_j cos``: coverage before it is divided by the number of reference rows."""
+    return float(client_maxima(reference, chosen).sum(dtype=np.float64))
 
-    The plane is that of the two largest principal components of the pool, each oriented so that its
-    largest entry is positive. Everything on it is public or has left its client already.
+
+def k_center_radius(reference: Array, chosen: Array) -> float:
+    """Largest distance of a reference row to its nearest chosen row."""
+    return float(1.0 - client_maxima(reference, chosen).min())
+
+
+def dist_sum(rows: Array) -> float:
+    """Mean distance over pairs, ``1 - (|sum e|^2 - sum |e|^2) / (n (n - 1))``."""
+    rows = check_rows(rows, "set")
+    count = len(rows)
+    if count < 2:
+        raise RetrievalError("DistSum needs at least two rows, got 1")
+    total = rows.sum(axis=0, dtype=np.float64)
+    own = float(np.vdot(rows, rows.astype(np.float64)))
+    return 1.0 - (float(total @ total) - own) / (count * (count - 1))
+
+
+def vendi_score(rows: Array) -> float:
+    """Effective number of distinct rows: ``exp`` of the entropy of the spectrum of ``K / n``.
+
+    Friedman & Dieng 2022, https://arxiv.org/abs/2210.02410, on the smaller Gram matrix.
+    """
+    wide = check_rows(rows, "set").astype(np.float64)
+    gram = wide.T @ wide if wide.shape[0] > wide.shape[1] else wide @ wide.T
+    weights = np.linalg.eigvalsh(gram / len(wide))
+    weights = weights[weights > 1e-12]
+    return float(np.exp(-(weights * np.log(weights)).sum()))
+
+
+def novel_sum(rows: Array, reference: Array | None = None) -> float:
+    """NovelSum as its authors released it, exact over all pairs.
+
+    Every row's distances to all rows (itself included) are sorted and averaged with weights
+    ``1 / rank``, then multiplied by the row's density ``sigma^0.5``, with ``sigma`` the inverse of
+    the mean squared distance to its 10 nearest reference rows. "Measuring Data Diversity for
+    Instruction Tuning", ACL 2025, https://arxiv.org/abs/2502.17184.
 
     Args:
-        pool: ``(N, D)`` public embeddings.
-        pool_labels: Domain of each row; may be empty.
-        centroids: Client -> its centroids ``(k, D)``.
-        selected: Client -> the centres that retrieved for it.
-        retrieved: Client -> what it was given, best first: rows of the pool, or vectors ``(n, D)``.
-        seed: The run's seed, for thinning the pool.
-        max_pool: Most pool points drawn.
-        max_retrieved: Most retrieved points drawn per client (the best).
-
-    Returns:
-        ``{"explained": [share, share], "points": [{"x", "y", "kind", "label"}, ...]}`` with
-        ``kind`` one of ``pool``, ``retrieved``, ``centroid``, ``selected`` and ``label`` the domain
-        or client.
+        rows: ``(N, D)`` unit rows of the set that is measured.
+        reference: Rows that density is estimated from; the set itself by default.
     """
-    rows = check_rows(pool, "public pool")
-    drawn = np.arange(len(rows))
-    if len(rows) > max_pool:
-        generator = numpy_rng(derive_seed(seed, "coverage-map"))
-        drawn = np.sort(generator.choice(len(rows), max_pool, replace=False))
-    mean, plane, explained = _principal_plane(rows[drawn])
-    points: list[dict[str, Any]] = []
-
-    def draw(vectors: Array, kind: str, labels: Sequence[str]) -> None:
-        for (x, y), label in zip((vectors - mean) @ plane.T, labels, strict=True):
-            points.append({"x": round(float(x), 4), "y": round(float(y), 4)})
-            points[-1].update(kind=kind, label=label)
-
-    draw(rows[drawn], "pool", [pool_labels[row] if pool_labels else "" for row in drawn.tolist()])
-    for client, chosen in retrieved.items():
-        shown = np.asarray(chosen)[:max_retrieved]
-        vectors = rows[shown.astype(np.int64)] if shown.ndim == 1 else shown
-        draw(vectors, "retrieved", [client] * len(shown))
-    for kind, groups in (("centroid", centroids), ("selected", selected)):
-        for client, vectors in groups.items():
-            draw(np.atleast_2d(vectors), kind, [client] * len(np.atleast_2d(vectors)))
-    return {"explained": explained, "points": points}
+    rows = check_rows(rows, "set")
+    weights = 1.0 / np.arange(1, len(rows) + 1)
+    density = novelty_density(rows, rows if reference is None else reference)
+    total = 0.0
+    for part in _parts(len(rows), len(rows)):
+        distances = np.sort(_distances(rows[part], rows), axis=1)
+        total += float((density[part] * (distances @ weights)).sum())
+    return total / float(weights.sum()) / len(rows)
 
 
-def _principal_plane(rows: Array) -> tuple[Array, Array, list[float]]:
-    """Mean ``(D,)``, two orthonormal directions ``(2, D)`` and their shares of the variance."""
-    mean = rows.mean(axis=0)
-    centred = (rows - mean).astype(np.float64)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    plane = vectors[:, ::-1][:, :2].T
-    if len(plane) < 2:
-        plane = np.vstack([plane, np.zeros_like(plane)])
-    signs = np.sign(plane[np.arange(2), np.abs(plane).argmax(axis=1)])
-    plane = plane * np.where(signs == 0, 1, signs)[:, None]
-    shares = np.maximum(values[::-1][:2], 0) / max(float(values.sum()), 1e-12)
-    return mean, plane.astype(np.float32), [round(float(share), 4) for share in shares]
+def _parts(rows: int, columns: int) -> Iterator[slice]:
+    """Rows in turn, so many at once that a product with ``columns`` others stays small."""
+    size = max(1, PRODUCTS // columns)
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _distances(rows: Array, others: Array) -> npt.NDArray[np.float64]:
+    return np.maximum(1.0 - (rows @ others.T).astype(np.float64), 0.0)
+
+
+def novelty_density(rows: Array, reference: Array) -> npt.NDArray[np.float64]:
+    """NovelSum's ``sigma^beta`` of every row ``(N,)``.
+
+    Squared Euclidean distances between unit rows are ``2 - 2 cos``. The nearest distinct reference
+    row is skipped, as the row itself is usually among them.
+    """
+    distinct = np.unique(check_rows(reference, "reference set"), axis=0)
+    count = min(NEIGHBOURS + 1, len(distinct))
+    means = np.empty(len(rows))
+    for part in _parts(len(rows), len(distinct)):
+        cosines = rows[part] @ distinct.T
+        place = len(distinct) - count
+        nearest = np.sort(np.partition(cosines, place, axis=1)[:, place:], axis=1)[:, ::-1]
+        squared = np.maximum(2.0 - 2.0 * nearest.astype(np.float64), 0.0)
+        means[part] = squared[:, min(1, count - 1) :].mean(axis=1)
+    return np.asarray((1.0 / (means + REGULARISER)) ** DENSITY_POWER)
 
 
 def _stacked(maxima: Mapping[str, Array]) -> npt.NDArray[np.float32]:

@@ -1,116 +1,29 @@
-"""Diversity of a set of instructions: measures, and the selectors built on them.
+"""Selectors of diverse instructions, the baselines FedDCA is compared with.
 
-All take unit rows; distance is ``1 - cosine``. Selectors are the baselines FedDCA is compared with:
-they look at the public pool alone and ignore what clients hold.
+All take unit rows, with ``1 - cosine`` for distance; they look at the public pool alone and ignore
+what clients hold. Their measures are in :mod:`.coverage`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
-from fedllm.retrieval.coverage import client_maxima
+from fedllm.retrieval.coverage import novelty_density
 from fedllm.retrieval.vectors import Array, check_rows
 from fedllm.seeds import derive_seed, numpy_rng
 
 Rows = npt.NDArray[np.int64]
-NEIGHBOURS = 10
-"""Reference neighbours of NovelSum's density (the authors' K)."""
-DENSITY_POWER = 0.5
-"""NovelSum's beta; its alpha is 1."""
-REGULARISER = 1e-9
 CHUNK = 1024
-PRODUCTS = 2**24
-"""Most cosines computed at once: 64 MB."""
 BATCH = 128
 """Rows valued at once when a greedy choice looks for its next row."""
+FRONT = 512
+"""Rows with the largest bounds, among which it looks until all of them fall below the others."""
 KEPT = 64
 """Chosen rows whose distances NovelSum's greedy choice remembers for every row."""
-
-
-def facility_location(reference: Array, chosen: Array) -> float:
-    """``sum_i max_j cos``: coverage before it is divided by the number of reference rows."""
-    return float(client_maxima(reference, chosen).sum(dtype=np.float64))
-
-
-def k_center_radius(reference: Array, chosen: Array) -> float:
-    """Largest distance of a reference row to its nearest chosen row."""
-    return float(1.0 - client_maxima(reference, chosen).min())
-
-
-def dist_sum(rows: Array) -> float:
-    """Mean distance over pairs, ``1 - (|sum e|^2 - sum |e|^2) / (n (n - 1))``."""
-    rows = check_rows(rows, "set")
-    count = len(rows)
-    if count < 2:
-        raise RetrievalError("DistSum needs at least two rows, got 1")
-    total = rows.sum(axis=0, dtype=np.float64)
-    own = float(np.vdot(rows, rows.astype(np.float64)))
-    return 1.0 - (float(total @ total) - own) / (count * (count - 1))
-
-
-def vendi_score(rows: Array) -> float:
-    """Effective number of distinct rows: ``exp`` of the entropy of the spectrum of ``K / n``.
-
-    Friedman & Dieng 2022, https://arxiv.org/abs/2210.02410, on the smaller Gram matrix.
-    """
-    wide = check_rows(rows, "set").astype(np.float64)
-    gram = wide.T @ wide if wide.shape[0] > wide.shape[1] else wide @ wide.T
-    weights = np.linalg.eigvalsh(gram / len(wide))
-    weights = weights[weights > 1e-12]
-    return float(np.exp(-(weights * np.log(weights)).sum()))
-
-
-def novel_sum(rows: Array, reference: Array | None = None) -> float:
-    """NovelSum as its authors released it, exact over all pairs.
-
-    Every row's distances to all rows (itself included) are sorted and averaged with weights
-    ``1 / rank``, then multiplied by the row's density ``sigma^0.5``, with ``sigma`` the inverse of
-    the mean squared distance to its 10 nearest reference rows. "Measuring Data Diversity for
-    Instruction Tuning", ACL 2025, https://arxiv.org/abs/2502.17184.
-
-    Args:
-        rows: ``(N, D)`` unit rows of the set that is measured.
-        reference: Rows that density is estimated from; the set itself by default.
-    """
-    rows = check_rows(rows, "set")
-    weights = 1.0 / np.arange(1, len(rows) + 1)
-    density = _density(rows, rows if reference is None else reference)
-    total = 0.0
-    for part in _parts(len(rows), len(rows)):
-        distances = np.sort(_distances(rows[part], rows), axis=1)
-        total += float((density[part] * (distances @ weights)).sum())
-    return total / float(weights.sum()) / len(rows)
-
-
-def _parts(rows: int, columns: int) -> Iterator[slice]:
-    """Rows in turn, so many at once that a product with ``columns`` others stays small."""
-    size = max(1, PRODUCTS // columns)
-    return (slice(start, start + size) for start in range(0, rows, size))
-
-
-def _distances(rows: Array, others: Array) -> npt.NDArray[np.float64]:
-    return np.maximum(1.0 - (rows @ others.T).astype(np.float64), 0.0)
-
-
-def _density(rows: Array, reference: Array) -> npt.NDArray[np.float64]:
-    """``sigma^beta`` of every row; squared Euclidean distances between unit rows are ``2 - 2 cos``.
-
-    The nearest distinct reference row is skipped, as the row itself is usually among them.
-    """
-    distinct = np.unique(check_rows(reference, "reference set"), axis=0)
-    count = min(NEIGHBOURS + 1, len(distinct))
-    means = np.empty(len(rows))
-    for part in _parts(len(rows), len(distinct)):
-        cosines = rows[part] @ distinct.T
-        place = len(distinct) - count
-        nearest = np.sort(np.partition(cosines, place, axis=1)[:, place:], axis=1)[:, ::-1]
-        squared = np.maximum(2.0 - 2.0 * nearest.astype(np.float64), 0.0)
-        means[part] = squared[:, min(1, count - 1) :].mean(axis=1)
-    return np.asarray((1.0 / (means + REGULARISER)) ** DENSITY_POWER)
 
 
 def select_k_center(rows: Array, count: int, *, seed: int) -> Rows:
@@ -167,7 +80,7 @@ def select_novel_sum(rows: Array, count: int, *, seed: int) -> Rows:
     most, so only those are kept.
     """
     rows, first = _start(rows, count, seed)
-    density = _density(rows, rows)
+    density = novelty_density(rows, rows)
     nearest = np.full((len(rows), KEPT), np.inf, dtype=np.float32)
 
     def novelty(stale: Rows, missed: Rows, met: Rows) -> npt.NDArray[np.float64]:
@@ -210,9 +123,19 @@ def _lazily(
     bounds[first] = -np.inf
     known = 1
     while known < count:
-        best = int(np.argmax(bounds))
-        if met[best] < known:
-            stale = np.flatnonzero((met < known) & (bounds > -np.inf))
+        front, floor = _front(bounds, everything=known <= eagerly)
+        while known < count:
+            best = front[np.argmax(bounds[front])]
+            if bounds[best] <= floor:
+                break  # a row outside may be as good
+            if met[best] == known:
+                chosen[known] = best
+                bounds[best] = -np.inf
+                known += 1
+                if known <= eagerly + 1:
+                    break
+                continue
+            stale = front[(met[front] < known) & (bounds[front] > -np.inf)]
             if known > eagerly and len(stale) > BATCH:
                 stale = stale[np.argpartition(-bounds[stale], BATCH - 1)[:BATCH]]
             for start in range(0, len(stale), CHUNK):
@@ -220,11 +143,16 @@ def _lazily(
                 begin = int(met[part].min())
                 bounds[part] = value(part, chosen[begin:known], met[part] - begin)
                 met[part] = known
-            continue
-        chosen[known] = best
-        bounds[best] = -np.inf
-        known += 1
     return chosen
+
+
+def _front(bounds: npt.NDArray[np.float64], *, everything: bool) -> tuple[Rows, float]:
+    """The rows with the largest bounds, ascending, and the largest bound of all others."""
+    if everything or len(bounds) <= FRONT:
+        return np.arange(len(bounds)), -np.inf
+    least = np.partition(bounds, len(bounds) - FRONT)[len(bounds) - FRONT]
+    inside = bounds >= least
+    return np.flatnonzero(inside), float(np.max(bounds, where=~inside, initial=-np.inf))
 
 
 def _start(rows: Array, count: int, seed: int) -> tuple[Array, int]:

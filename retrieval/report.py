@@ -27,7 +27,7 @@ def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, 
     Args:
         domains: Domain -> ``items``, ``private``, ``marginal`` by client, ``widened`` and
             ``budgets`` by set.
-        drawn: Of :func:`fedllm.retrieval.coverage.coverage_map`.
+        drawn: Of :func:`fedllm.retrieval.map.coverage_map`.
     """
     parts = [
         section(

@@ -14,11 +14,11 @@ from fedllm.retrieval.budget import Curve, budget_steps, coverage_by_budget
 from fedllm.retrieval.centers import client_centers
 from fedllm.retrieval.coverage import (
     client_maxima,
-    coverage_map,
     coverage_of_maxima,
     marginal_coverage,
 )
 from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
+from fedllm.retrieval.map import coverage_map
 from fedllm.retrieval.report import coverage_page
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed
@@ -47,7 +47,7 @@ class CoverageStudy:
 
     domains: dict[str, DomainCoverage]
     drawn: dict[str, Any]
-    """Of :func:`fedllm.retrieval.coverage.coverage_map`."""
+    """Of :func:`fedllm.retrieval.map.coverage_map`."""
 
 
 def coverage_study(

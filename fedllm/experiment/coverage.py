@@ -22,11 +22,11 @@ from fedllm.experiment.centroids import Centroids
 from fedllm.experiment.embedding import Embedder
 from fedllm.retrieval.coverage import (
     client_maxima,
-    coverage_map,
     coverage_of_maxima,
     cross_client_similarity,
     unique_ratio,
 )
+from fedllm.retrieval.map import coverage_map
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import RunDirectory, read_json
 

@@ -13,13 +13,13 @@ from fedllm.retrieval.augment import plan_augmentation
 from fedllm.retrieval.coverage import (
     client_maxima,
     coverage,
-    coverage_map,
     coverage_of_maxima,
     cross_client_similarity,
     marginal_coverage,
     unique_ratio,
 )
 from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.map import coverage_map
 from fedllm.retrieval.methods import METHODS, AugmentationMethod
 
 
