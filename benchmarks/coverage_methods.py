@@ -20,7 +20,6 @@ averages the domains of the last number of clients.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +29,13 @@ from typing import Any
 import numpy as np
 
 from fedllm.atomic import atomic_json, atomic_text
-from fedllm.config import SourceConfig
+from fedllm.config import SourceConfig, TrainingConfig
 from fedllm.data.partition import dirichlet
 from fedllm.data.sources import load_source
 from fedllm.errors import RetrievalError
 from fedllm.eval.figures.svg import standalone
 from fedllm.eval.stats import Interval
+from fedllm.experiment.environment import describe_environment
 from fedllm.recipe import load_recipe
 from fedllm.retrieval.align import Projector, fit_projector
 from fedllm.retrieval.augment import plan_augmentation
@@ -312,8 +312,8 @@ def figure(runs: Sequence[Mapping[str, Any]], clients: int) -> str:
     )
 
 
-def main() -> None:
-    """Measures every partition, prints a table, writes the record and the figure."""
+def settings() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -332,9 +332,26 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/embeddings"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--svg", type=Path)
-    options = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
+
+
+def main() -> None:
+    """Measures every partition, prints a table, writes the record and the figure."""
+    options = settings()
     texts = read(options)
-    keys = (
+    record = heading(texts, options)
+    for clients in options.clients:
+        report(
+            record,
+            clients,
+            [one_seed(texts, clients, seed, options) for seed in range(options.seeds)],
+            options,
+        )
+
+
+def heading(texts: Texts, options: argparse.Namespace) -> dict[str, Any]:
+    """How the numbers of a record were made."""
+    keys = [
         "recipe",
         "federation",
         "private",
@@ -344,32 +361,37 @@ def main() -> None:
         "seeds",
         "noise",
         "without",
-    )
+    ]
     changed = [word for word in options.overrides if not word.startswith("data.root=")]
-    record: dict[str, Any] = {
+    domains = [example.domain for example in texts.examples]
+    return {
         "command": " ".join(["coverage_methods.py", options.recipe, *changed, "data.root=FOLDER"]),
         "settings": {key: getattr(options, key) for key in keys}
         | {"small": [Path(name).name for name in options.small]},
-        "items": {
-            domain: sum(example.domain == domain for example in texts.examples)
-            for domain in sorted({example.domain for example in texts.examples})
-        },
-        "cores": os.cpu_count(),
+        "items": {domain: domains.count(domain) for domain in sorted(set(domains))},
+        "environment": describe_environment(TrainingConfig()),
         "clients": {},
     }
-    for clients in options.clients:
-        runs = [one_seed(texts, clients, seed, options) for seed in range(options.seeds)]
-        table = summary(runs)
-        record["clients"][str(clients)] = {"summary": table, "seeds": runs}
-        domains = list(table["random"]["coverage"])
-        print(f"\n{clients} clients\n| method | " + " | ".join(domains) + " |")
-        for name, row in table.items():
-            cells = [row["coverage"][domain] for domain in domains]
-            shown = " | ".join(f"{c['mean']:.4f} ± {c['high'] - c['mean']:.4f}" for c in cells)
-            print(f"| {name} | {shown} |", flush=True)
-        atomic_json(options.json, record)
-        if options.svg:
-            atomic_text(options.svg, figure(runs, clients))
+
+
+def report(
+    record: dict[str, Any],
+    clients: int,
+    runs: Sequence[Mapping[str, Any]],
+    options: argparse.Namespace,
+) -> None:
+    """Prints a table; writes the record so far and the figure."""
+    table = summary(runs)
+    record["clients"][str(clients)] = {"summary": table, "seeds": runs}
+    domains = list(table["random"]["coverage"])
+    print(f"\n{clients} clients\n| method | " + " | ".join(domains) + " |")
+    for name, row in table.items():
+        cells = [row["coverage"][domain] for domain in domains]
+        shown = " | ".join(f"{c['mean']:.4f} ± {c['high'] - c['mean']:.4f}" for c in cells)
+        print(f"| {name} | {shown} |", flush=True)
+    atomic_json(options.json, record)
+    if options.svg:
+        atomic_text(options.svg, figure(runs, clients))
 
 
 if __name__ == "__main__":
