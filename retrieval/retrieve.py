@@ -80,9 +80,10 @@ def retrieve(
     merged = {client: _merge(index, found, names, client) for client in centers}
     for client, items in merged.items():
         if not items.ids:
+            shared = ", set retrieval.dedup=none" if dedup == "global" else ""
             raise RetrievalError(
                 f"client {client}: no public item is left at or below retrieval.max_similarity="
-                f"{max_similarity}; raise it or widen data.public"
+                f"{max_similarity}; raise it{shared} or widen data.public"
             )
     return merged
 

@@ -117,6 +117,9 @@ def test_global_dedup_of_a_small_pool_gives_out_everything_once():
     found = retrieve(index, centers, per_client=4, dedup="global")
     assert sorted(name for items in found.values() for name in items.ids) == sorted(index.ids)
     assert all(len(items.ids) <= 4 for items in found.values())
+    twins = dict.fromkeys("ab", centers["a"])
+    with pytest.raises(RetrievalError, match=r"client b: no .*set retrieval\.dedup=none"):
+        retrieve(index, twins, per_client=10, dedup="global")
 
 
 def test_client_dedup_refills_what_two_of_its_centres_both_want():
