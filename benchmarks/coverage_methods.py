@@ -297,7 +297,8 @@ def _averages(runs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 def figure(runs: Sequence[Mapping[str, Any]], clients: int) -> str:
     """Coverage against budget, averaged over domains, with intervals over seeds."""
-    drawn = [name for name in runs[0] if name in DRAWN or name.startswith(STAR)]
+    drawn = [name for name in DRAWN if name in runs[0]]
+    drawn += [name for name in runs[0] if name.startswith(STAR)]
     curves = {}
     for name in drawn:
         averages = [np.mean(list(run[name]["curves"].values()), axis=0) for run in runs]
