@@ -4,7 +4,7 @@
     python benchmarks/retrieval.py graph                100,000 centroids on a neighbour graph
     python benchmarks/retrieval.py search               1,000,000 x 384 pool, 100 clients x 1,000
     python benchmarks/retrieval.py encode               texts per second
-    ... --json FILE                                     keep the numbers
+    ... selection graph search --json FILE              several, and keep the numbers
 
 Vectors are drawn around a few hundred directions with a skewed share per client, like embedded
 instructions; no data is needed. Times are of a busy or idle machine as it is: the record holds the
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from fedllm.atomic import atomic_json
 from fedllm.retrieval.coverage import coverage
 from fedllm.retrieval.encoders import load_encoder
 from fedllm.retrieval.graph import greedy_on_graph
@@ -165,23 +166,24 @@ MEASURES: dict[str, Callable[[Record], None]] = {
 
 
 def main() -> None:
-    """Runs one measure."""
+    """Runs the measures asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("measures", choices=MEASURES, nargs="+")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    record: Record = {}
-    MEASURES[options.measure](record)
-    if options.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-        }
-        content = {"measure": options.measure, "machine": machine, "record": record}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+    }
+    records: dict[str, Record] = {}
+    for name in options.measures:
+        records[name] = {}
+        MEASURES[name](records[name])
+        if options.json:
+            atomic_json(options.json, {"machine": machine, "measures": records})
 
 
 if __name__ == "__main__":
