@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fedllm.eval.figures.palette import client_colour
+from fedllm.eval.figures.palette import COLOURS, client_colour
 from fedllm.eval.figures.svg import Series, line_chart
 from fedllm.eval.stats import Interval
 from fedllm.retrieval.coverage import client_maxima
@@ -20,6 +20,8 @@ from fedllm.retrieval.vectors import Array
 POINTS = 8
 """Budgets measured by default, each twice the one before."""
 KEY_WIDTH = 225
+COLOURED = ("random", "facility location", "direct", "FedDCA")
+"""Methods with the same colour in every figure; others take the colours after these."""
 
 Curve = list[tuple[int, float]]
 """Public items per client, and the coverage with so many; the first is with none."""
@@ -77,9 +79,11 @@ def budget_figure(
         title: What is covered, e.g. ``"domain medical"``.
         size: Width and height.
     """
+    others = [name for name in curves if name not in COLOURED]
+    places = {name: place for place, name in enumerate((*COLOURED, *others))}
     series = [
-        Series(name, client_colour(number), points, dashed=number >= 8)
-        for number, (name, points) in enumerate(curves.items())
+        Series(name, client_colour(places[name]), points, dashed=places[name] >= COLOURS)
+        for name, points in curves.items()
     ]
     names = ", ".join(curves)
     return line_chart(
