@@ -31,7 +31,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +39,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from fedllm.errors import ConfigError, EngineError
+from fedllm.eval.scratch import scratch_folder
 
 Isolation = Literal["strong", "weak"]
 
@@ -69,7 +69,8 @@ class Program:
     context: str = ""
     """Trusted definitions that the tests use, such as helpers of the problem's own text."""
     entries: tuple[str, ...] = ()
-    """Names that always mean the code's, also where ``context`` or Python defines them."""
+    """All names of the code that tests see, also where ``context`` or Python defines them;
+    without any, whatever the code defines, builtins excepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def _admit(allow: bool, require_strong: bool) -> Isolation:
 
 def _try(program: Program, level: Isolation, timeout: float, memory: int) -> Verdict:
     nonce, start = secrets.token_hex(16), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fedllm-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder() as scratch:
         answer = _run(program, level, timeout, memory, scratch, nonce)
     seconds = time.monotonic() - start
     if answer is None:
@@ -239,6 +240,7 @@ def _run(
 
 
 def _answer(descriptor: int, deadline: float) -> dict[str, Any] | None:
+    """The line on the pipe; None where there is none, empty where it is no verdict."""
     data = b""
     while not data.endswith(b"\n") and len(data) < _ANSWER:
         ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
@@ -246,5 +248,8 @@ def _answer(descriptor: int, deadline: float) -> dict[str, Any] | None:
         if not part:
             return None
         data += part
-    answer: dict[str, Any] = json.loads(data)
-    return answer
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

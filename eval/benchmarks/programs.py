@@ -124,13 +124,20 @@ def _indent(line: str) -> int:
 
 
 def _defined(reference: str) -> tuple[str, ...]:
-    """What the benchmark's own solution defines: what the tests may call."""
+    """What the benchmark's own solution defines, modules excepted: what the tests may use."""
     try:
         body = ast.parse(reference).body
     except SyntaxError:
         return ()
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return tuple(node.name for node in body if isinstance(node, kinds))
+    names: list[str] = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return tuple(names)
 
 
 def _text(problem: Mapping[str, Any], name: str) -> str:

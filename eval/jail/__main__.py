@@ -20,18 +20,12 @@ from typing import Any, NoReturn
 
 from fedllm.eval.jail import kernel, syscalls
 from fedllm.eval.jail.guest import Guest
-from fedllm.eval.jail.judge import verdict
+from fedllm.eval.jail.judge import MODULES, verdict
 from fedllm.eval.jail.wire import Channel
 
 PROCESSES, FILE_BYTES, FILES = 64, 16 << 20, 64
 WEAK_PROCESSES = 4096
 """Without namespaces the kernel counts all processes and threads of the user."""
-COMMON = (
-    *("array", "bisect", "calendar", "cmath", "collections", "copy", "dataclasses", "datetime"),
-    *("decimal", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math"),
-    *("numbers", "operator", "queue", "random", "re", "statistics", "string", "textwrap"),
-    *("threading", "time", "typing", "unicodedata"),
-)
 
 
 def main() -> None:
@@ -67,7 +61,7 @@ def _confine(settings: dict[str, Any]) -> None:
         os.chdir(scratch)
         if os.geteuid() == 0:
             os.chown(scratch, kernel.NOBODY, kernel.NOBODY)
-            for name in COMMON:  # nobody may be unable to read root's interpreter
+            for name in MODULES:  # nobody may be unable to read root's interpreter
                 importlib.import_module(name)
         kernel.keep_to_files(scratch)
         kernel.give_up_root()

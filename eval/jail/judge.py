@@ -9,7 +9,6 @@ from __future__ import annotations
 import builtins
 import importlib
 import signal
-import sys
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,6 +17,16 @@ from fedllm.eval.jail.wire import Channel, Closed, Forged, decode, encode
 
 REMINDER = 1.0
 """Seconds after which a test that swallowed ``Expired`` gets it again."""
+NAME, DETAIL = 80, 300
+"""Most characters of an exception's name and of its text."""
+MODULES = (
+    *("array", "bisect", "calendar", "cmath", "collections", "copy", "dataclasses", "datetime"),
+    *("decimal", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math"),
+    *("numbers", "operator", "queue", "random", "re", "statistics", "string", "sys", "textwrap"),
+    *("threading", "time", "typing", "unicodedata"),
+)
+"""What programs calculate with. Where the code imports one, tests have it too, the real one; no
+other is imported at the code's word, since some do things when they are."""
 
 
 class Expired(BaseException):
@@ -132,17 +141,17 @@ class Judge:
             raise self.broken
 
     def _namespace(self, answer: dict[str, Any], entries: list[str]) -> dict[str, Any]:
-        """What the code defines, builtins left alone unless the task asks for that very name."""
+        """What the code defines of ``entries``; without any, all but the names of builtins."""
         names, modules = answer.get("names"), answer.get("modules")
         if not isinstance(names, dict) or not isinstance(modules, dict):
             raise Forged
         found: dict[str, Any] = {
             name: decode(value, self._remote)
             for name, value in names.items()
-            if name in entries or not hasattr(builtins, name)
+            if (name in entries if entries else not hasattr(builtins, name))
         }
         for name, module in modules.items():
-            if str(module).split(".")[0] in sys.stdlib_module_names and name not in found:
+            if str(module).split(".")[0] in MODULES and name not in found:
                 found[name] = importlib.import_module(module)
         return found
 
@@ -202,7 +211,7 @@ def _raise(error: Any) -> NoReturn:
     """Raises here what was raised in the guest: the built-in of that name, or one made up."""
     if not (isinstance(error, list) and len(error) == 2 and str(error[0]).isidentifier()):
         raise Forged
-    name, text = str(error[0]), str(error[1])
+    name, text = str(error[0])[:NAME], str(error[1])[:DETAIL]
     kind = getattr(builtins, name, None)
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         kind = type(name, (Exception,), {})
@@ -229,7 +238,7 @@ def _replace(target: Any, content: Any) -> None:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)[:300]
+        return str(error)[:DETAIL]
     except Exception:
         return ""
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from operator import index
 from typing import Any
 
 LARGEST = 16 << 20
@@ -85,7 +86,7 @@ _WRITE: dict[type, Callable[[Any], Any]] = {
     range: lambda value: [value.start, value.stop, value.step],
     dict: lambda value: [list(pair) for pair in value.items()],
     Decimal: str,
-    Fraction: str,
+    Fraction: lambda value: [value.numerator, value.denominator],
     tuple: list,
     set: list,
     frozenset: list,
@@ -100,6 +101,7 @@ _REBUILD: dict[str, Callable[[Any], Any]] = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "range": lambda ends: range(*ends),
+    "Fraction": lambda parts: Fraction(*map(index, parts)),  # of a text it may take for ever
 }
 
 

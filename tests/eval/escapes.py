@@ -175,4 +175,52 @@ ctypes.string_at(0)
 def abs(x): return 0
 """
     + WRONG,
+    "a name without end": """\
+def add(a, b):
+    raise type('A' * 300_000, (Exception,), {})
+""",
+    "folders without bottom": """\
+import os
+for _ in range(3000):
+    os.mkdir('d')
+    os.chdir('d')
+"""
+    + WRONG,
+    "folders that forbid themselves": """\
+import os
+os.umask(0)
+os.mkdir('a')
+os.mkdir('a/b', 0)
+os.mkdir('c', 0)
+os.symlink('/', 'd')
+"""
+    + WRONG,
+    "a thread of the judge killed": """\
+import ctypes, os
+judge, number = os.getppid(), 234 if os.uname().machine == 'x86_64' else 131
+assert ctypes.CDLL(None).syscall(number, judge, judge, 9) < 0
+"""
+    + WRONG,
+    "datagrams": """\
+import socket
+one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+one.sendto(b'x', '/dev/log')
+"""
+    + RIGHT,
+    "the death signal turned off": """\
+import ctypes
+assert ctypes.CDLL(None).prctl(1, 0, 0, 0, 0) == 0
+"""
+    + RIGHT,
+    "modules that act when imported": """\
+import types
+browser, window = types.ModuleType('antigravity'), types.ModuleType('idlelib.idle')
+"""
+    + WRONG,
+    "a fraction without end": """\
+import json, os
+def add(a, b):
+    m = json.dumps({'result': {'Fraction': '1e2000000000'}, 'changed': [None, None]}).encode()
+    os.write(3, len(m).to_bytes(4, 'big') + m)
+""",
 }

@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from escapes import ESCAPES, RIGHT, WRONG
 from fedllm.errors import ConfigError
 from fedllm.eval import sandbox
 from fedllm.eval.sandbox import Program, execute, execute_all, isolation
+from fedllm.eval.scratch import scratch_folder
 
 TESTS = "assert add(1, 2) == 3\nassert add(5, -7) == -2\n"
 
@@ -190,6 +192,60 @@ assert write("own.txt")
     assert outside.read_text() == "untouched"
 
 
+@pytest.mark.usefixtures("landlocked")
+def test_nothing_about_a_file_outside_can_be_changed_even_by_its_owner():
+    code = """
+import os
+CHANGES = [
+    lambda path: os.chmod(path, 0),
+    lambda path: os.utime(path),
+    lambda path: os.truncate(path, 0),
+    lambda path: os.setxattr(path, b"user.x", b"y"),
+    lambda path: os.unlink(path),
+    lambda path: os.rename(path, path + "x"),
+    lambda path: os.link(path, "own"),
+]
+def refused(path):
+    def tried(change):
+        try:
+            change(path)
+        except OSError:
+            return True
+    return [number for number, change in enumerate(CHANGES) if tried(change)]
+"""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        outside = Path(folder) / "outside.txt"
+        outside.write_text("untouched")
+        outside.parent.chmod(0o777)
+        outside.chmod(0o666)
+        if os.geteuid() == 0:
+            os.chown(outside, 65534, 65534)
+        before = outside.stat()
+        assert run(code, f"assert refused({str(outside)!r}) == list(range(7))").passed
+        assert outside.read_text() == "untouched" and os.listdir(folder) == ["outside.txt"]
+        assert outside.stat().st_ctime_ns == before.st_ctime_ns
+
+
+def test_a_scratch_folder_is_emptied_whatever_is_in_it(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o755)
+    (kept / "file").touch()
+    with scratch_folder() as folder:
+        place = os.open(folder, os.O_RDONLY)
+        for _ in range(1200):
+            os.mkdir("d", dir_fd=place)
+            inner = os.open("d", os.O_RDONLY, dir_fd=place)
+            os.close(place)
+            place = inner
+        os.mkdir("closed", 0, dir_fd=place)
+        os.symlink(kept, "link", dir_fd=place)
+        os.close(place)
+        os.symlink(kept, f"{folder}/link")
+        os.mkdir(f"{folder}/shut", 0)
+    assert not Path(folder).exists() and os.listdir(kept) == ["file"]
+    assert kept.stat().st_mode & 0o777 == 0o755
+
+
 def test_the_scratch_folder_cannot_be_filled():
     if isolation() != "strong":
         pytest.skip("under weak isolation only single files are limited")
@@ -316,6 +372,19 @@ def test_helpers_of_the_benchmark_cannot_be_replaced_by_the_code():
     tests = "assert double(solve(2)) == double(2)"
     assert run(code, tests, context=context, entries=("solve",)).status == "assertion"
     assert run("", tests, context=context, entries=("solve",)).status == "exception:NameError"
+
+
+def test_tests_see_nothing_of_the_code_but_its_entries():
+    code = "class math:\n    isclose = lambda *a: True\ndef half(x):\n    return 0\n"
+    tests = "assert math.isclose(half(3), 1.5)"
+    assert run(code, tests, entries=("half",)).status == "exception:NameError"
+    code = "import math\ndef half(x):\n    return x / 2\n"
+    assert run(code, tests, entries=("half",)).passed
+
+
+def test_a_pair_of_sockets_for_an_event_loop_is_fine(level):
+    code = "import socket\na, b = socket.socketpair()\na.send(b'x')\nassert b.recv(1) == b'x'\n"
+    assert run(code + RIGHT).passed
 
 
 def test_hashes_and_random_order_repeat():
