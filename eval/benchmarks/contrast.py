@@ -30,7 +30,8 @@ def contrast(places: Sequence[str], *, seed: int) -> dict[str, list[Paired]]:
     if len(opened) == 1:
         folder, arm = opened[0]
         opened.append((folder, BASE))
-    (first, first_name), *others = [_arm(folder, arm) for folder, arm in opened]
+    named = [(records, f"{folder.root}:{arm}") for folder, arm, records in _arms(opened)]
+    (first, first_name), *others = named
     pairs = {f"{first_name} against {name}": (first, records) for records, name in others}
     if len(pairs) < len(others):
         raise ConfigError(f"{' '.join(places)}: an arm is given twice; give each once")
@@ -59,12 +60,25 @@ def _against_base(folder: Output) -> dict[str, tuple[Records, Records]]:
     }
 
 
-def _arm(folder: Output, arm: str | None) -> tuple[Records, str]:
-    records = finished(folder)
-    name = arm if arm is not None else list(records)[-1]
-    if name not in records:
-        raise ConfigError(f"{folder.root}:{name}: no such arm; it has {', '.join(records)}")
-    return records[name], f"{folder.root}:{name}"
+def open_arms(places: Sequence[str]) -> list[tuple[Output, str, Records]]:
+    """Folder, arm and records of each place: the arm that is named, else the last.
+
+    Raises:
+        ConfigError: An arm is unknown.
+        DataError: A folder is no evaluation.
+    """
+    return _arms([open_place(place) for place in places])
+
+
+def _arms(opened: Sequence[tuple[Output, str | None]]) -> list[tuple[Output, str, Records]]:
+    found = []
+    for folder, arm in opened:
+        records = finished(folder)
+        name = arm if arm is not None else list(records)[-1]
+        if name not in records:
+            raise ConfigError(f"{folder.root}:{name}: no such arm; it has {', '.join(records)}")
+        found.append((folder, name, records[name]))
+    return found
 
 
 def finished(folder: Output) -> dict[str, Records]:

@@ -1,9 +1,10 @@
-"""``fedllm rank`` and ``fedllm determinism``: models in one order, and one model held still."""
+"""``fedllm rank``, ``conformal``, ``determinism``: models in order, answer sets, equal answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON on
 def register(app: typer.Typer) -> None:
     """Adds this file's commands to ``app``."""
     app.command("rank")(rank)
+    app.command("conformal")(conformal)
     app.command("determinism")(determinism)
 
 
@@ -63,6 +65,92 @@ def rank(
         typer.echo(f"Without {task} the order is {', '.join(order)}.")
     for warning in found["warnings"]:
         typer.echo(f"Note: {warning}.")
+
+
+def conformal(
+    outs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders that `fedllm eval` made; OUT:ARM takes another arm than the last."
+        ),
+    ],
+    alpha: Annotated[float, typer.Option(help="Share of sets that may miss the right choice.")] = (
+        0.1
+    ),
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="What a client is: folder, task or subject. Default: folder, or task where there "
+            "is one folder."
+        ),
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option(help="Only these tasks, commas between. Default: all with choices.")
+    ] = "",
+    calibrate: Annotated[
+        float, typer.Option(help="Share of each client's questions that calibrate.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    json: Json = False,
+) -> None:
+    """Answer with sets of choices that hold the right one as often as promised.
+
+    Clients share no more than a histogram of how little probability the right choice got; its
+    merged quantile makes the sets. They hold the right choice in at least 1 - alpha of the
+    questions of all clients together, not of each: the table shows which client gets less.
+
+    fedllm conformal hospital-a hospital-b hospital-c --alpha 0.1
+
+    fedllm conformal benchmarks-out/model --by subject --json
+    """
+    from fedllm.errors import ConfigError
+    from fedllm.eval.benchmarks.answer_sets import answer_set_report
+
+    if by not in (None, "folder", "task", "subject"):
+        raise ConfigError(f"--by {by}; choose folder, task or subject")
+    chosen = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    found = answer_set_report(
+        outs,
+        alpha=alpha,
+        by=by,  # type: ignore[arg-type]
+        tasks=chosen,
+        share=calibrate,
+        seed=seed,
+    )
+    if json:
+        print_json(found)
+        return
+    rows = [
+        _answer_set_row(name, one)
+        for name, one in [*found["clients"].items(), ("all", found["overall"])]
+    ]
+    titles = ["client", "calibrated", "judged", "right one in set", "95 % interval"]
+    print_table([*titles, "choices in set", "of", "one choice", "right there", "empty"], rows)
+    if found["threshold"] is None:
+        typer.echo("Too few questions calibrate to promise this: every set holds every choice.")
+    else:
+        typer.echo(
+            f"Promised: {1 - alpha:.1%} over all clients. A choice belongs to the set from a "
+            f"probability of {1 - found['threshold']:.4f} on."
+        )
+    if found["left_out"]:
+        typer.echo(f"Left out: {found['left_out']} questions that did not fit the context.")
+
+
+def _answer_set_row(name: str, one: Mapping[str, Any]) -> list[str]:
+    covered, single = one["coverage"], one["accuracy_of_single"]
+    return [
+        name,
+        str(one["calibrated"]),
+        str(one["judged"]),
+        f"{covered['mean']:.1%}",
+        f"{covered['low']:.1%} to {covered['high']:.1%}",
+        f"{one['size']:.2f}",
+        f"{one['choices']:.3g}",
+        f"{one['single']:.1%}",
+        f"{single['mean']:.1%}" if single["n"] else "-",
+        f"{one['empty']:.1%}",
+    ]
 
 
 def determinism(

@@ -1,14 +1,19 @@
 """Sets that keep their promise, from counts that can be summed."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from typer.testing import CliRunner
 
-from fedllm.errors import DataError
+from fedllm.cli import app
+from fedllm.errors import DataError, FedLLMError
+from fedllm.eval.benchmarks.answer_sets import answer_set_report
 from fedllm.eval.stats.conformal import (
     BINS,
     answer_sets,
@@ -110,3 +115,94 @@ def test_sizes_certainty_and_empty_sets_are_told_apart():
 def test_what_is_no_score_is_refused(call, error):
     with pytest.raises(error):
         call()
+
+
+DECISIONS = ("yes", "no", "maybe")
+
+
+def evaluated(root, name, sharpness, count=120):
+    """One client's evaluation, by a model whose probabilities are as right as they say."""
+    rng = np.random.default_rng(sum(name.encode()))
+    rows, said = [], []
+    for place in range(count):
+        shares = rng.dirichlet([sharpness] * 3)
+        right = int(rng.choice(3, p=shares))
+        fields = {"QUESTION": f"{name} {place}?", "CONTEXTS": ["-"]}
+        rows.append({"id": str(place), **fields, "final_decision": DECISIONS[right]})
+        logliks = np.log(shares + 1e-9).tolist()
+        said.append({"task": "pubmedqa", "id": str(place), "output": "", "logliks": logliks})
+    for file, lines in ((f"{name}/pubmedqa_test.jsonl", rows), (f"{name}.jsonl", said)):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["eval", f"answers:{root / name}.jsonl", "--data", str(root / name)]
+    out = root / f"{name}-out"
+    done = CliRunner().invoke(app, [*arguments, "--tasks", "pubmedqa", "--out", str(out)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return str(out)
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clients")
+    return [evaluated(root, "sure", 0.2), evaluated(root, "unsure", 2.0)]
+
+
+def test_sets_from_records_hold_what_they_promise_and_cost_choices(clients):
+    reports = [answer_set_report(clients, alpha=0.2, seed=seed) for seed in range(30)]
+    covered = [report["overall"]["coverage"]["mean"] for report in reports]
+    assert 0.8 <= np.mean(covered) < 0.84  # 30 splits of 120 questions: error below 0.01
+    sizes = {name: one["size"] for name, one in reports[0]["clients"].items()}
+    sure, unsure = (sizes[f"{place}:base"] for place in clients)
+    assert sure < unsure
+    smaller = answer_set_report(clients, alpha=0.4)["overall"]["size"]
+    assert smaller < reports[0]["overall"]["size"]
+
+
+def test_the_threshold_of_records_is_the_quantile_of_the_calibrating_half(clients):
+    report = answer_set_report(clients[:1], alpha=0.25, share=0.5)
+    path = Path(clients[0]) / "arms" / "base" / "pubmedqa.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    probabilities = softmax([record["logliks"] for record in records], axis=1)
+    right = [DECISIONS.index(record["gold"]) for record in records]
+    held = np.asarray(1 - probabilities[np.arange(len(right)), right])
+    assert report["overall"]["calibrated"] == report["overall"]["judged"] == len(held) / 2
+    within = (held <= report["threshold"]).sum()  # those that calibrate and those that are judged
+    judged = round(report["overall"]["coverage"]["mean"] * len(held) / 2)
+    assert within - judged == np.ceil(0.75 * (len(held) / 2 + 1))
+
+
+def test_the_command_shows_every_client_and_prints_json(clients):
+    table = CliRunner().invoke(app, ["conformal", *clients, "--alpha", "0.2"])
+    assert table.exit_code == 0 and "Promised: 80.0%" in table.output
+    assert all(f"{place}:base" in table.output for place in clients)
+    done = CliRunner().invoke(app, ["conformal", *clients, "--alpha", "0.001", "--json"])
+    found = json.loads(done.output)
+    assert found["threshold"] is None and found["overall"]["size"] == 3
+    assert found["overall"]["coverage"]["mean"] == 1 and len(found["clients"]) == 2
+    by = CliRunner().invoke(app, ["conformal", clients[0], "--json"])
+    assert list(json.loads(by.output)["clients"]) == ["pubmedqa"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--alpha", "1"], "--alpha 1; expected a share between 0 and 1"),
+        (["--calibrate", "0"], "--calibrate 0; expected a share"),
+        (["--by", "hospital"], "--by hospital; choose folder, task or subject"),
+        (["--tasks", "fpb"], "--tasks fpb: not there; choose from pubmedqa"),
+        (["OUT"], "OUT: no evaluation"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(clients, options, message):
+    done = CliRunner().invoke(app, ["conformal", clients[0], *options])
+    assert isinstance(done.exception, FedLLMError) and message in str(done.exception)
+
+
+def test_an_arm_twice_and_a_model_without_likelihoods_are_refused(clients, tmp_path):
+    with pytest.raises(FedLLMError, match="given twice"):
+        answer_set_report([clients[0], clients[0]], alpha=0.1)
+    data = Path(clients[0]).parent / "sure"
+    arguments = ["eval", "silent", "--data", str(data), "--tasks", "pubmedqa"]
+    CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "silent")])
+    with pytest.raises(FedLLMError, match="0 of its questions have likelihoods"):
+        answer_set_report([str(tmp_path / "silent")], alpha=0.1)
