@@ -141,8 +141,8 @@ def _split(
     groups = sorted({choice.group for choice in choices})
     if len(groups) < 2:
         raise DataError(
-            f"{name}: {len(groups)} of its questions have likelihoods; a client needs one to calibrate and "
-            "one to judge, choose larger clients by --by or other --tasks"
+            f"{name}: {len(groups)} of its questions have likelihoods; a client needs one to "
+            "calibrate and one to judge, choose larger clients by --by or other --tasks"
         )
     drawn = numpy_rng(derive_seed(seed, "answer sets", client=name)).permutation(len(groups))
     first = min(max(1, round(share * len(groups))), len(groups) - 1)

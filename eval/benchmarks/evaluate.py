@@ -142,7 +142,7 @@ def _left_out(task: Task, named: bool, library: Library, request: Request) -> st
         return NO_PERMISSION
     missing = library.missing(task)
     if missing and library.root is not None and not named:
-        return f"no {' or '.join(missing[0].files[:2])} under {library.root}"
+        return f"no {' or '.join(missing[0].names[:2])} under {library.root}"
     if request.fewshot and not task.pool and not named:
         return f"it has no examples for --fewshot {request.fewshot}"
     return ""

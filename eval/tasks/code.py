@@ -1,21 +1,27 @@
 """Programs that must pass tests: HumanEval and MBPP, scored by the unbiased pass@k.
 
 Prompts and stop texts are lm-eval's (``tasks/humaneval``, ``tasks/mbpp``) under the template
-``plain``, and those of its instruct variant otherwise. MBPP shows its tests in the prompt, so a
-model can answer by table: read it beside HumanEval, not instead. Programs run only where the user
-allows it, in ``fedllm.eval.sandbox``.
+``plain``, and those of its instruct variant otherwise. MBPP is split as its authors do
+(google-research ``mbpp/README.md``): tasks 11 to 510 are the test, 2, 3 and 4 the examples in the
+prompt; ``challenge_test_list`` is not used. It shows its tests in the prompt, so a model can answer
+by table: read it beside HumanEval, not instead. Programs run only where the user allows it, in
+``fedllm.eval.sandbox``.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 
 from fedllm.data.columns import Row
 from fedllm.errors import DataError
 from fedllm.eval.benchmarks.programs import STOPS, humaneval, mbpp
 from fedllm.eval.tasks.fields import identity, text, value
-from fedllm.eval.tasks.spec import Hub, Question, Task, single
+from fedllm.eval.tasks.spec import Hub, Part, Question, Task, single
+
+WHOLE_MBPP = ("mbpp.jsonl", "mbpp.json", "sanitized-mbpp.json", "sanitized-mbpp.jsonl")
+"""Files that hold every split."""
 
 
 def read_humaneval(row: Row, _: str) -> Question:
@@ -72,6 +78,10 @@ def _defined(row: Row, field: str, source: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def _part(ids: Iterable[int], *files: str) -> Part:
+    return Part((*files, *WHOLE_MBPP), "task_id", tuple(map(str, ids)))
+
+
 TASKS = (
     Task(
         name="humaneval",
@@ -93,13 +103,17 @@ TASKS = (
         kind="code",
         title="MBPP",
         sources=single(
-            ("mbpp_test.jsonl", "mbpp.jsonl", "sanitized-mbpp.json"),
+            ("mbpp_test.jsonl", "mbpp_test.json"),
             Hub("google-research-datasets/mbpp", "test", "full"),
+            _part(range(11, 511)),
         ),
         pool=single(
-            ("mbpp_prompt.jsonl", "mbpp_train.jsonl"),
+            (),
             Hub("google-research-datasets/mbpp", "prompt", "full"),
+            _part((2, 3, 4, 1, *range(5, 11)), "mbpp_prompt.jsonl"),
         ),
+        shots=3,
+        version=2,
         read=read_mbpp,
         max_new_tokens=512,
         stop=("[DONE]",),

@@ -16,7 +16,8 @@ from fedllm.adapters.manifest import sha256
 from fedllm.data.columns import Row
 from fedllm.data.files import read_rows
 from fedllm.errors import DataError
-from fedllm.eval.tasks.spec import Question, Source, Task
+from fedllm.eval.tasks.fields import value
+from fedllm.eval.tasks.spec import Part, Question, Source, Task
 
 DEPTH = 5
 """Folders below ``--data`` that are searched."""
@@ -56,15 +57,15 @@ class Library:
         if not root.is_dir():
             raise DataError(f"--data {root}: no such folder; give the one with the task files")
         for path in sorted(_walk(root), key=lambda path: (len(path.parts), str(path))):
-            self._files.setdefault(path.name.lower().removesuffix(".gz"), path)
+            self._files.setdefault(_bare(path), path)
 
     def find(self, source: Source) -> Path | None:
         """The first of a source's files that is there."""
-        for name in source.files:
+        for name in source.names:
             path = Path(name)
             if path.is_absolute() and path.is_file():
                 return path
-            if found := self._files.get(path.name.lower().removesuffix(".gz")):
+            if found := self._files.get(_bare(path)):
                 return found
         return None
 
@@ -83,9 +84,10 @@ class Library:
             inside = self.root is not None and path.is_relative_to(self.root)
             shown = str(path.relative_to(self.root)) if inside and self.root else str(path)
             rows = read_rows(path, str(path), header=source.header)
-            return rows, shown, sha256(path)
+            whole = source.part is not None and _bare(path) in source.part.files
+            return (_split(rows, source.part) if whole else rows), shown, sha256(path)
         where = f"under {self.root}" if self.root else "because --data names no folder"
-        names = " or ".join(source.files[:3])
+        names = " or ".join(source.names[:3])
         if source.hub is None:
             raise DataError(f"task {task.name}: no file {names} (.gz may follow) {where}; add it")
         from fedllm.data.sources import hub_rows
@@ -97,6 +99,7 @@ class Library:
             raise DataError(
                 f"task {task.name}: no file {names} (.gz may follow) {where}, and {error}"
             ) from None
+        rows = _split(rows, source.part)
         content = "\n".join(repr(sorted(row.fields.items(), key=str)) for row in rows)
         name = f"{hub.path} {hub.subset or ''} {hub.split}"
         return rows, " ".join(name.split()), hashlib.sha256(content.encode()).hexdigest()
@@ -122,6 +125,12 @@ def load(
     files: dict[str, str] = {}
     for subject, source in task.sources.items():
         found, name, digest = _questions(task, source, subject, library)
+        if not found and source.part:
+            first, last = source.part.ids[0], source.part.ids[-1]
+            raise DataError(
+                f"{name}: holds no row with {source.part.field} {first} to {last}, the test split "
+                f"of task {task.name}; call the file {source.files[0]} to take all its rows"
+            )
         questions += found
         files[name] = digest
     questions = _distinct(questions)
@@ -135,10 +144,7 @@ def _questions(
     task: Task, source: Source, subject: str, library: Library
 ) -> tuple[list[Question], str, str]:
     rows, name, digest = library.rows(source, task)
-    found = [question for row in rows if (question := task.read(row, subject)) is not None]
-    if not found:
-        raise DataError(f"{name}: holds no question of task {task.name}; give its test file")
-    return found, name, digest
+    return [task.read(row, subject) for row in rows], name, digest
 
 
 def _examples(
@@ -154,9 +160,11 @@ def _examples(
     examples = {}
     for subject, source in task.pool.items():
         if library.find(source) is None and not required and library.root is not None:
-            names = " or ".join(source.files)
+            names = " or ".join(source.names)
             return {}, f"asked without its {wanted} examples: no file {names}"
         found, name, digest = _questions(task, source, subject, library)
+        if not found and not required:
+            return {}, f"asked without its {wanted} examples: {name} holds none"
         if len(found) < wanted and required:
             raise DataError(
                 f"--fewshot {wanted}: {name} holds {len(found)} examples; lower --fewshot"
@@ -164,6 +172,19 @@ def _examples(
         examples[subject] = tuple(found[:wanted])
         files[name] = digest
     return examples, ""
+
+
+def _split(rows: list[Row], part: Part | None) -> list[Row]:
+    """The rows of one split, in its order; all where it has none of its own."""
+    if part is None:
+        return rows
+    places = {identifier: place for place, identifier in enumerate(part.ids)}
+    kept = [row for row in rows if str(value(row, part.field)) in places]
+    return sorted(kept, key=lambda row: places[str(row.fields[part.field])])
+
+
+def _bare(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz")
 
 
 def _distinct(questions: list[Question]) -> list[Question]:

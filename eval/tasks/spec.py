@@ -69,6 +69,17 @@ class Hub:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A split inside files that hold others too, or in another order."""
+
+    files: tuple[str, ...]
+    field: str
+    """What identifies a row."""
+    ids: tuple[str, ...]
+    """The split's rows, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Rows of one split: local files by name, or a data set of the hub."""
 
@@ -77,6 +88,13 @@ class Source:
     hub: Hub | None = None
     header: bool = True
     """Whether a CSV file names its columns."""
+    part: Part | None = None
+    """Where the split lies if not in a file of its own."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file that will do, the split's own before those that hold more."""
+        return (*self.files, *(self.part.files if self.part else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +107,8 @@ class Task:
     title: str
     sources: Mapping[str, Source]
     """By subject; a task without subjects has the one key ``""``."""
-    read: Callable[[Row, str], Question | None]
-    """From a row and its subject to a question; None leaves the row out (another split's)."""
+    read: Callable[[Row, str], Question]
+    """From a row and its subject to a question."""
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     """By measure; the first is the task's own score."""
     labels: tuple[str, ...] = ()
@@ -128,6 +146,8 @@ class Task:
         return self.kind in ("choose", "classify")
 
 
-def single(files: tuple[str, ...], hub: Hub | None = None) -> dict[str, Source]:
+def single(
+    files: tuple[str, ...], hub: Hub | None = None, part: Part | None = None
+) -> dict[str, Source]:
     """The sources of a task without subjects."""
-    return {"": Source(files, hub)}
+    return {"": Source(files, hub, part=part)}

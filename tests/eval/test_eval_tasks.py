@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from task_files import lines, table, write_all
 
 from fedllm.errors import ConfigError, DataError
+from fedllm.eval.benchmarks.prompts import Prompter
 from fedllm.eval.tasks.files import Library, load
 from fedllm.eval.tasks.finance import LABELS
 from fedllm.eval.tasks.parsers import (
@@ -146,6 +147,54 @@ def test_the_published_prompts_are_kept_to_the_letter(tmp_path):
         "Which bone is in the thigh?\nA. Femur\nB. Tibia\nC. Ulna\nD. Skull\nAnswer:"
     )
     assert len(mmlu.shots["anatomy"]) == 5
+
+
+def mbpp_row(number, ask, **further):
+    """One row as the authors publish it, carriage returns included."""
+    code = f"import math\r\ndef f{number}(x):\r\n  return x + {number}"
+    tests = [f"assert f{number}({x}) == {x + number}" for x in (0, 1, 2)]
+    return {"task_id": number, ask: f"Add {number}.", "code": code, "test_list": tests, **further}
+
+
+@pytest.mark.parametrize("form", ["whole", "sanitized", "prompt"])
+def test_mbpp_is_split_and_prompted_as_its_authors_do(tmp_path, form):
+    full = {"test_setup_code": "", "challenge_test_list": []}
+    numbers = [*range(1, 20), 509, 510, 511, 700]
+    if form == "sanitized":
+        rows = [
+            mbpp_row(n, "prompt", source_file="a", test_imports=["import math"]) for n in numbers
+        ]
+        (tmp_path / "sanitized-mbpp.json").write_text(json.dumps(rows))
+    else:
+        lines(tmp_path / "mbpp.jsonl", [mbpp_row(n, "text", **full) for n in numbers])
+    if form == "prompt":
+        lines(tmp_path / "mbpp_prompt.jsonl", [mbpp_row(n, "text", **full) for n in range(1, 11)])
+        lines(tmp_path / "mbpp_test.jsonl", [mbpp_row(n, "text", **full) for n in (600, 7)])
+    found = questions(tmp_path, "mbpp")
+    expected = [600, 7] if form == "prompt" else [*range(11, 20), 509, 510]
+    assert [question.id for question in found.questions] == list(map(str, expected))
+    assert [shot.id for shot in found.shots[""]] == ["2", "3", "4"] and not found.note
+    prompter = Prompter(found.task, "plain", None, 0)
+    prompt = prompter.text(found.questions[0], found.shots[""])
+    number = expected[0]
+    shown = "".join(
+        f"You are an expert Python programmer, and here is your task: Add {n}. Your code should "
+        f"pass these tests:\n\nassert f{n}(0) == {n}\nassert f{n}(1) == {n + 1}\n"
+        f"assert f{n}(2) == {n + 2}\n[BEGIN]\n"
+        + (f"import math\r\ndef f{n}(x):\r\n  return x + {n}\n[DONE]\n\n" if n != number else "")
+        for n in (2, 3, 4, number)
+    )
+    assert prompt == shown
+
+
+def test_mbpp_without_its_own_rows_says_how_to_take_others(tmp_path):
+    lines(tmp_path / "mbpp.jsonl", [mbpp_row(700, "text")])
+    with pytest.raises(
+        DataError, match="no row with task_id 11 to 510.*call the file mbpp_test.jsonl"
+    ):
+        questions(tmp_path, "mbpp")
+    lines(tmp_path / "mbpp.jsonl", [mbpp_row(12, "text")])
+    assert questions(tmp_path, "mbpp").note == "asked without its 3 examples: mbpp.jsonl holds none"
 
 
 def test_packed_files_in_any_subfolder_are_found(tmp_path):
