@@ -6,7 +6,10 @@ Three comparisons on one tiny Llama:
 - the same with five examples in front, whose shared part we read once;
 - greedy generation: ours against ``model.generate`` prompt by prompt, whose texts must agree.
 
-    OMP_NUM_THREADS=1 python benchmarks/eval_throughput.py [--questions 200] [--json FILE]
+    TQDM_DISABLE=1 python benchmarks/eval_throughput.py --json FILE
+
+The second and third ask half of the questions. Each way runs a few times after one to
+warm up; the median counts, and the record holds the fastest and slowest beside it.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +30,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fedllm.atomic import atomic_json
 from fedllm.config import ModelConfig
 from fedllm.data.columns import Row
 from fedllm.eval.benchmarks.engine import Asking, Resident
@@ -61,25 +67,38 @@ WORDS = [
 def main() -> None:
     """Prints a table, and writes it as JSON where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--hidden", type=int, default=128, help="width; 128 is the sample model's")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     logging.disable(logging.WARNING)
     tokenizer = load_base(ModelConfig(name="sample")).tokenizer
     model = tiny(len(tokenizer), options.hidden)
     rows = [
         *likelihoods(model, tokenizer, options.questions, options.batch_size, 0),
-        *likelihoods(model, tokenizer, options.questions, options.batch_size, SHOTS),
-        *generation(model, tokenizer, max(8, options.questions // 2), options.batch_size),
+        *likelihoods(model, tokenizer, options.questions // 2, options.batch_size, SHOTS),
+        *generation(model, tokenizer, options.questions // 2, options.batch_size),
     ]
     for row in rows:
         print(f"{row['what']:<44} {row['per_second']:8.1f} questions/s  {row['ratio']:5.2f} x")
     if options.json:
-        facts = {"rows": rows, "torch": torch.__version__, "platform": platform.platform()}
-        options.json.write_text(json.dumps(facts, indent=2) + "\n")
+        atomic_json(options.json, record(options, rows))
+
+
+def record(options: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The numbers, and what they were measured with."""
+    return {
+        "command": f"eval_throughput.py --questions {options.questions} --batch-size "
+        f"{options.batch_size} --hidden {options.hidden} --threads {options.threads}",
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "lm_eval")},
+        "platform": platform.platform(),
+        "repeats": REPEATS,
+        "rows": rows,
+    }
 
 
 def tiny(vocabulary: int, hidden: int) -> Any:
@@ -214,22 +233,28 @@ def harness_task(folder: Path, asked: list[Question], pool: list[Question]) -> A
     return read_harness_tasks(["bench"], folder)["bench"]
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Median seconds of a few runs after one to warm up, and what the last returned."""
+def timed(work: Callable[[], Any]) -> tuple[list[float], Any]:
+    """Seconds of a few runs after one to warm up, in order, and what the last returned."""
     result = work()
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
         result = work()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), result
+    return sorted(seconds), result
 
 
-def rows_of(name: str, count: int, found: list[tuple[str, float]]) -> list[dict[str, Any]]:
-    """One row per way, with its speed relative to the first."""
-    base = found[0][1]
+def rows_of(name: str, count: int, found: list[tuple[str, list[float]]]) -> list[dict[str, Any]]:
+    """One row per way: questions per second, and how that compares with the first way."""
+    base = statistics.median(found[0][1])
     return [
-        {"what": f"{name}: {way}", "per_second": count / seconds, "ratio": base / seconds}
+        {
+            "what": f"{name}: {way}",
+            "per_second": round(count / statistics.median(seconds), 2),
+            "slowest": round(count / seconds[-1], 2),
+            "fastest": round(count / seconds[0], 2),
+            "ratio": round(base / statistics.median(seconds), 3),
+        }
         for way, seconds in found
     ]
 

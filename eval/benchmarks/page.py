@@ -321,6 +321,7 @@ def _examples(examples: Examples) -> str:
                 )
                 body.append(f"<p>{escape(words)}</p>")
                 body.append(f"<blockquote>{escape(text[:2000])}</blockquote>" if text else "")
+    body = [part.encode(errors="replace").decode() for part in body]  # a script may say "\\ud800"
     return section("Answers", "Of the last model, as it wrote them.", body)
 
 

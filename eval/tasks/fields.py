@@ -28,6 +28,10 @@ def value(row: Row, *names: str) -> Any:
 def text(row: Row, *names: str, trim: bool = True) -> str:
     """The same as text that is not blank, without white space around it."""
     found = value(row, *names)
+    if isinstance(found, str) and not _encodable(found):
+        raise DataError(
+            f"{row.place}: field {_present(row, names)} holds half a character; mend it"
+        )
     if isinstance(found, str | int | float) and str(found).strip():
         return str(found).strip() if trim else str(found)
     shown = "is empty" if found == "" or isinstance(found, str) else f"is a {type(found).__name__}"
@@ -49,7 +53,7 @@ def label(row: Row, labels: Mapping[str, str], *names: str) -> str:
         DataError: The value stands for none.
     """
     found = text(row, *names)
-    key = " ".join(found.casefold().split())
+    key = " ".join(found.casefold().split()).removesuffix(".0")  # tables write 2 as 2.0
     if key in labels:
         return labels[key]
     expected = ", ".join(sorted(labels))
@@ -81,6 +85,11 @@ def options(row: Row, *names: str) -> list[str]:
     if not isinstance(found, list) or not 2 <= len(found) <= 26:
         raise DataError(f"{row.place}: {_present(row, names)} is no list of options; mend the row")
     return [str(option).strip() for option in found]
+
+
+def _encodable(found: str) -> bool:
+    """Whether it is Unicode text: JSON can escape one half of a pair of surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in found)
 
 
 def _present(row: Row, names: tuple[str, ...]) -> str:

@@ -112,7 +112,8 @@ def _table(text: str, shown: str, header: bool) -> Iterator[Row]:
             if not record:
                 continue
             if names is None:
-                names = record if header else [str(i) for i in range(len(record))]
+                columns = record if header else map(str, range(len(record)))
+                names = [name.strip() for name in columns]
                 if len(set(names)) < len(names):
                     raise DataError(f"{place}: a column name occurs twice; rename one")
                 if header:

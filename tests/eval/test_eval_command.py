@@ -340,6 +340,14 @@ def test_a_script_that_misses_a_question_is_refused(tmp_path, data):
         fedllm("eval", script, "--tasks", "gsm8k", "--data", data, "--out", tmp_path / "out")
 
 
+def test_half_a_character_in_an_answer_does_not_break_the_report(tmp_path, data):
+    said = {("fpb", key): "positive \ud800" for key, _, _ in FPB}
+    script = answers(tmp_path / "said.jsonl", said)
+    out = tmp_path / "out"
+    fedllm("eval", script, "--tasks", "fpb", "--data", data, "--out", out, "--examples", 1)
+    assert "positive ?" in (out / "report.html").read_text()
+
+
 def test_records_can_be_scored_again_as_answers(tmp_path, data, model):
     out = tmp_path / "out"
     fedllm("eval", model, "--tasks", "fpb", "--data", data, "--out", out, "--max-new-tokens", 6)

@@ -230,6 +230,12 @@ BAD_ROWS = [
     ("pubmedqa", "pubmedqa_test.json", ABSTRACT | {"CONTEXTS": "y"}, "no list of passages"),
     ("humaneval", "HumanEval.jsonl", PROGRAM, "no function check"),
     ("humaneval", "HumanEval.jsonl", PROGRAM | {"test": "def check("}, "test is not Python"),
+    (
+        "fpb",
+        "fpb_test.jsonl",
+        {"sentence": "a \ud800", "label": 1},
+        "sentence holds half a character",
+    ),
     ("mbpp", "mbpp_test.jsonl", {"text": "x", "test_list": []}, "no list of assertions"),
     ("medqa", "medqa_test.jsonl", {"question": "x", "options": ["a"], "answer": "A"}, "no list of"),
 ]
@@ -241,6 +247,17 @@ def test_bad_rows_are_named_by_file_row_field_and_value(tmp_path, name, file, co
     with pytest.raises(DataError) as error:
         questions(tmp_path, name)
     assert message in str(error.value) and file in str(error.value)
+
+
+def test_what_spreadsheets_do_to_a_table_changes_nothing(tmp_path):
+    (tmp_path / "tfns_valid.csv").write_bytes(
+        b"\xef\xbb\xbflabel , text\r\n\r\n2.0, a\r\n 1 ,b\r\n"
+    )
+    found = questions(tmp_path, "tfns").questions
+    assert [(question.gold, question.input) for question in found] == [
+        ("neutral", "a"),
+        ("positive", "b"),
+    ]
 
 
 def test_an_entry_point_the_prompt_does_not_define_is_refused(tmp_path):
