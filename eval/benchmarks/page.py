@@ -9,7 +9,7 @@ from typing import Any
 from fedllm.eval.benchmarks.arms import BASE
 from fedllm.eval.benchmarks.drawings import colour, draw_domains, draw_rounds, draw_tasks
 from fedllm.eval.benchmarks.records import BenchmarkRecord
-from fedllm.eval.benchmarks.tables import points, remarks
+from fedllm.eval.benchmarks.tables import majority_of, points, remarks
 from fedllm.eval.figures import formats
 from fedllm.eval.figures.html import (
     cell,
@@ -154,11 +154,10 @@ def _score(arm: Mapping[str, Any], task: str) -> str:
 
 
 def _majority(summary: Mapping[str, Any], task: str) -> str:
-    for arm in summary["arms"]:
-        if "majority" in arm["tasks"].get(task, {}):
-            found = arm["tasks"][task]["majority"]
-            return cell(formats.percent(found["accuracy"], 1), f"always {found['label']}")
-    return plain("")
+    found = majority_of(summary, task)
+    if found is None:
+        return plain("")
+    return cell(formats.percent(found["accuracy"], 1), f"always {found['label']}")
 
 
 def _tests(summary: Mapping[str, Any]) -> str:

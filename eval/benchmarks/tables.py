@@ -145,8 +145,11 @@ def _cell(arm: Mapping[str, Any], task: str) -> Text:
 
 
 def _majority(summary: Mapping[str, Any], task: str) -> Text:
-    for arm in summary["arms"]:
-        found = arm["tasks"].get(task)
-        if found and "majority" in found:
-            return Text(formats.percent(found["majority"]["accuracy"], 1), style="dim")
-    return Text("")
+    found = majority_of(summary, task)
+    return Text(formats.percent(found["accuracy"], 1) if found else "", style="dim")
+
+
+def majority_of(summary: Mapping[str, Any], task: str) -> Mapping[str, Any] | None:
+    """The commonest gold answer of a classifier's task and what always giving it scores."""
+    found = (arm["tasks"].get(task, {}).get("majority") for arm in summary["arms"])
+    return next((one for one in found if one), None)

@@ -340,6 +340,23 @@ def test_a_script_that_misses_a_question_is_refused(tmp_path, data):
         fedllm("eval", script, "--tasks", "gsm8k", "--data", data, "--out", tmp_path / "out")
 
 
+def test_the_markdown_report_holds_what_the_page_does(tmp_path, data):
+    out, script = tmp_path / "out", answers(tmp_path / "said.jsonl", RIGHT)
+    fedllm("eval", script, "--tasks", "fpb,fiqa,gsm8k", "--data", data, "--out", out)
+    text = (out / "report.md").read_text()
+    entry = json.loads((out / "evaluation.json").read_text())["tasks"][0]
+    for line in (
+        "| Majority class | 40.0 % (neutral) | 33.3 % (negative) |  |",
+        "| mean of tasks | finance |",
+        "|  | strict parser | peers' parser | likelihood | likelihood per character | answers read "
+        "| macro F1 | weighted F1 |",
+        "| Base model: gold ↓ answer → | negative | neutral | positive | none |",
+        "| neutral | 0 | 0 | 0 | 2 |",
+        f"| fpb_test.jsonl | `{entry['files']['fpb_test.jsonl']}` |",
+    ):
+        assert line in text.splitlines(), line
+
+
 def test_half_a_character_in_an_answer_does_not_break_the_report(tmp_path, data):
     said = {("fpb", key): "positive \ud800" for key, _, _ in FPB}
     script = answers(tmp_path / "said.jsonl", said)
