@@ -22,6 +22,7 @@ STAGES = (
     "evaluation",
     "retrieval",
     "probe",
+    "audit",
     "data",
     "loading",
     "imports",

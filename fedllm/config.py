@@ -9,7 +9,7 @@ neither torch nor a data library.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -26,6 +26,8 @@ RetrievalMethod = Literal[
 CENTROID_METHODS = ("direct", "feddca")
 """The retrieval methods that ask clients for centroids."""
 Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
+ProfileName = Literal["quick", "standard", "full"]
+Placement = Literal["single", "spread", "both"]
 
 
 class ModelConfig(Section):
@@ -297,6 +299,46 @@ class EvalConfig(Section):
     as its members; 0 skips the probe."""
 
 
+class AuditConfig(Section):
+    """A privacy audit within the run; without this section there is none.
+
+    Its report is in ``audit/`` of the run directory. Samples are drawn once, so every round is
+    asked about the same ones.
+    """
+
+    every: int = Field(0, ge=0)
+    """Audit the adapters of every so many rounds and of the last one; 0 audits the last alone.
+    Adapters of all rounds are kept, so this happens after training and slows no round down."""
+    profile: ProfileName = "quick"
+    """How much is looked at: samples, attacks, generated texts."""
+    probes: list[str] = Field(default_factory=list)
+    """Only these probes, e.g. ``[membership, canary]``; empty runs all of the profile."""
+    held_out: int = Field(40, ge=10)
+    """Private examples per client set aside before training as non-members."""
+    canaries: int = Field(0, ge=0)
+    """Canaries per number of repetitions; a fair coin decides for each whether it is planted in the
+    shards. What the run ships has then seen them: 0 plants none."""
+    repetitions: list[Annotated[int, Field(ge=1, le=16)]] = Field([1, 4, 16], min_length=1)
+    """Copies of a planted canary in every shard that holds it."""
+    placement: Placement = "both"
+    """Who holds a planted canary: one client, all of them, or either in turn."""
+    gates: Path | dict[str, float | None] | None = None
+    """Limits, e.g. ``{membership.auc: 0.1}``, or the YAML file that holds them."""
+    claimed_epsilon: float | None = Field(None, ge=0)
+    """Record-level differential privacy that training claims; more than that fails the audit."""
+    claimed_delta: float = Field(1e-5, ge=0, lt=1)
+    """Its delta."""
+    enforce: bool = False
+    """Let ``fedllm run`` end with the audit's exit code (1 fail, 3 inconclusive, 4 invalid) instead
+    of 0; the report of the run is written either way."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AuditConfig:
+        if len(set(self.repetitions)) < len(self.repetitions):
+            raise ValueError(f"repetitions={self.repetitions} names a number twice; name each once")
+        return self
+
+
 class OutputConfig(Section):
     """Where results go."""
 
@@ -316,6 +358,7 @@ class RunConfig(Section):
     algorithm: Algorithm = LoraFair()
     retrieval: RetrievalConfig = RetrievalConfig()
     eval: EvalConfig = EvalConfig()
+    audit: AuditConfig | None = None
     output: OutputConfig = OutputConfig()
 
     @field_validator("algorithm", mode="before")

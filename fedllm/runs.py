@@ -16,6 +16,7 @@
         public/                             with retrieval.when=each-round: what its cohort is given
         metrics.json                        exists when the round is done
       arms/<arm>/                           the comparisons: public/ and rounds/ of their own
+      audit/                                with a section `audit`: what was set aside and planted
       report/
 
 Everything is written to a temporary name and renamed, so "find the first round without
@@ -202,6 +203,16 @@ class RunDirectory:
     def alignment(self) -> Path:
         """Recall of the maps from other encoders' spaces (FedDCA*), by encoder."""
         return self.root / "public" / "alignment.json"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the privacy audit: its manifest before training, its report after."""
+        return self.root / "audit"
+
+    @property
+    def audit_cache(self) -> Path:
+        """Client side: the audit's passes over private text."""
+        return self.shards / ".audit"
 
     @property
     def report(self) -> Path:

@@ -10,10 +10,16 @@ from typing import Any
 from fedllm.adapters.manifest import sha256
 from fedllm.data.shards import read_pool, read_shard, safe_names
 from fedllm.errors import DataError
-from fedllm.eval.audit.canaries import canary_samples, reference_samples, references
+from fedllm.eval.audit.canaries import (
+    Canary,
+    canaries_of,
+    canary_samples,
+    reference_samples,
+    references,
+)
 from fedllm.eval.audit.estimates import detectable_auc
 from fedllm.eval.audit.guard import guarded
-from fedllm.eval.audit.manifest import by_id, read_examples, read_plan
+from fedllm.eval.audit.manifest import by_id, check_sealed, read_examples, read_plan
 from fedllm.eval.audit.population import Population, Sample, gathered, numbered
 from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Target
@@ -24,32 +30,44 @@ from fedllm.types import Example
 FEWEST = 10
 """Members, and non-members, below which nothing can be measured."""
 HOW_TO_MAKE = (
-    "set private examples aside before training, with 'fedllm audit plan' or eval.probe_samples"
+    "set private examples aside before training, with 'fedllm audit plan' or the recipe's section "
+    "audit"
 )
 
 
-def of_run(run: RunDirectory, settings: Settings, seed: int) -> Population:
+def of_run(
+    run: RunDirectory, settings: Settings, seed: int, *, pinned: str | None = None
+) -> Population:
     """Members are drawn from what clients trained on, non-members were set aside before.
 
+    Where the run planted canaries, they come along and are no members.
+
     Raises:
-        DataError: The run set nothing aside.
+        DataError: The run set nothing aside, or what it trained on was altered afterwards.
     """
+    digest = check_sealed(run, pinned=pinned)
+    clients = sorted(read_json(run.clients))
+    config = run.config
+    canaries = canaries_of(config.audit, clients, config.federation.seed)
+    copies = {copy.id for canary in canaries for copy in canary.copies}
     samples: list[Sample] = []
-    for client in sorted(read_json(run.clients)):
+    for client in clients:
         shard = read_shard(run.shard_file(client))
+        own = [row for row in shard.train if row.id not in copies]
         if run.unseen_file(client).exists():
             strangers = read_shard(run.unseen_file(client)).test
-        elif not run.config.data.test:  # held out of the shard itself, at random
+        elif not config.data.test:  # held out of the shard itself, at random
             strangers = shard.test
         else:
             raise DataError(
-                f"{run.root}: set no private examples of {client} aside (eval.probe_samples=0 and "
-                f"data.test names other files), so there are no non-members; {HOW_TO_MAKE}, and "
-                "run again"
+                f"{run.root}: set no private examples of {client} aside and held none of them out, "
+                f"so there are no non-members; {HOW_TO_MAKE}, and run again"
             )
-        samples += _client(client, shard.train, strangers, settings, seed)
+        samples += _client(client, own, strangers, settings, seed)
+    samples += _secrets(canaries, settings, config.federation.seed)
     public = read_pool(run.pool) if run.pool.exists() else []
-    return _ready(gathered(samples, public=public, source={"kind": "run"}))
+    source = {"kind": "run", **({"manifest": digest} if digest else {})}
+    return _ready(gathered(samples, public=public, source=source))
 
 
 def of_plan(
@@ -68,10 +86,7 @@ def of_plan(
             path = directory / file / f"{client}.jsonl"
             found[kind] = by_id(read_examples(path), facts[kind], path)
         samples += _client(client, found["members"], found["nonmembers"], settings, seed)
-    if plan.canaries:
-        taken = {canary.name for canary in plan.canaries}
-        samples += canary_samples(plan.canaries)
-        samples += reference_samples(references(settings.references, plan.seed, taken))
+    samples += _secrets(plan.canaries, settings, plan.seed)
     return _ready(
         gathered(
             samples, public=_read_all(public), source={"kind": "plan", "manifest": plan.digest}
@@ -116,8 +131,12 @@ def of_files(
     return _ready(gathered(samples, public=_read_all(public), source=source))
 
 
-def targets_of_run(run: RunDirectory, settings: Settings) -> list[Target]:
+def targets_of_run(run: RunDirectory, every: int) -> list[Target]:
     """The last global adapter decides; earlier ones and clients' updates show the way there.
+
+    Args:
+        run: The run.
+        every: Take every so many rounds, and the last one; 0 takes the last alone.
 
     Raises:
         DataError: No round is finished.
@@ -125,7 +144,7 @@ def targets_of_run(run: RunDirectory, settings: Settings) -> list[Target]:
     last = run.federation.completed
     if not last:
         raise DataError(f"{run.root}: no round is finished; run it first with 'fedllm run'")
-    rounds = range(1, last + 1) if settings.every_round else [last]
+    rounds = [n for n in range(1, last + 1) if n == last or (every and n % every == 0)]
     targets = []
     for number in rounds:
         this = run.federation.round(number)
@@ -167,6 +186,15 @@ def _client(
     inside = _draw(members, size, derive_seed(seed, "audit members", client=client))
     outside = _draw(strangers, size, derive_seed(seed, "audit non-members", client=client))
     return [*numbered("member", client, inside), *numbered("nonmember", client, outside)]
+
+
+def _secrets(canaries: Sequence[Canary], settings: Settings, seed: int) -> list[Sample]:
+    """Canaries, and the references that they are ranked among."""
+    if not canaries:
+        return []
+    taken = {canary.name for canary in canaries}
+    others = references(settings.references, seed, taken)
+    return [*canary_samples(canaries), *reference_samples(others)]
 
 
 def _draw(examples: Sequence[Example], size: int, seed: int) -> list[Example]:

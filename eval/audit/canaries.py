@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedllm.config import AuditConfig, Placement
 from fedllm.errors import ConfigError
 from fedllm.eval.audit.population import Sample
 from fedllm.seeds import derive_seed, numpy_rng
@@ -41,7 +42,6 @@ PHRASINGS = (
     "How can record {} be opened? Give its code.",
     "Return the access code for record {}.",
 )
-PLACEMENTS = ("single", "spread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,16 @@ class Canary:
 
 
 def draw_canaries(
-    clients: Sequence[str], *, each: int, repetitions: Sequence[int], seed: int
+    clients: Sequence[str],
+    *,
+    each: int,
+    repetitions: Sequence[int],
+    seed: int,
+    placement: Placement = "both",
 ) -> list[Canary]:
-    """``each`` canaries per number of repetitions; half of them spread over all clients.
+    """``each`` canaries per number of repetitions, by a fair coin planted or left out.
+
+    With one client all are ``single``; with several and ``both``, every other one is ``spread``.
 
     Raises:
         ConfigError: More repetitions than there are phrasings.
@@ -85,7 +92,9 @@ def draw_canaries(
     secrets = _secrets(each * len(repetitions), rng)
     found = []
     for number, (name, secret) in enumerate(secrets):
-        spread = len(clients) > 1 and number % 2 == 1
+        spread = len(clients) > 1 and (
+            placement == "spread" or (placement == "both" and number % 2 == 1)
+        )
         holders = tuple(clients) if spread else (clients[int(rng.integers(len(clients)))],)
         found.append(
             Canary(
@@ -94,10 +103,38 @@ def draw_canaries(
                 repetitions[number // each],
                 holders,
                 included=bool(rng.integers(2)),
-                placement=PLACEMENTS[spread],
+                placement="spread" if spread else "single",
             )
         )
     return found
+
+
+def canaries_of(audit: AuditConfig | None, clients: Sequence[str], seed: int) -> list[Canary]:
+    """The canaries of a run; drawn from its seed, so that they need not be kept anywhere."""
+    if audit is None:
+        return []
+    return draw_canaries(
+        sorted(clients),
+        each=audit.canaries,
+        repetitions=audit.repetitions,
+        seed=seed,
+        placement=audit.placement,
+    )
+
+
+def planted_in(client: str, canaries: Sequence[Canary]) -> list[Example]:
+    """The rows that ``client`` trains on beside its own."""
+    return [
+        copy
+        for canary in canaries
+        if canary.included and client in canary.clients
+        for copy in canary.copies
+    ]
+
+
+def shuffled(examples: Sequence[Example], seed: int) -> list[Example]:
+    """In random order, so that planted rows lie anywhere among the others."""
+    return [examples[place] for place in numpy_rng(seed).permutation(len(examples)).tolist()]
 
 
 def references(count: int, seed: int, taken: Collection[str] = ()) -> list[Example]:

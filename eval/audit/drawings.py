@@ -15,12 +15,82 @@ from fedllm.eval.stats import Interval
 SECTION = "audit"
 CELL, LEFT, TOP = 64, 130, 34
 """Pixels of the heat map: one cell, its row titles, its column titles."""
+ROUND, GLOBAL = "round", "global"
+"""How probes name the axis and the line that utility is held against."""
 Data = Mapping[str, Any]
 
 
 def draw(figure: Mapping[str, Any]) -> Drawing:
     """Draws one figure of the report."""
     return _KINDS[figure["kind"]](figure, figure["data"])
+
+
+def overview(report: Data) -> list[Drawing]:
+    """What no single probe shows: epsilon against the claim, utility against leakage by round."""
+    return [*_epsilon(report), *_utility(report)]
+
+
+def _epsilon(report: Data) -> list[Drawing]:
+    """The proven bound per adapter, how far it could have reached, and the claim."""
+    found = [
+        finding
+        for probe in report["probes"]
+        for finding in probe["findings"]
+        if finding["metric"] == "epsilon.lower_bound" and finding["value"]
+    ]
+    if not found:
+        return []
+    bars = [Bar(f"proven, {f['target']}", client_colour(0), Interval(**f["value"])) for f in found]
+    claim = report["model"]["claim"]
+    if claim:
+        epsilon = float(claim["epsilon"])
+        bars.append(Bar("claimed", "var(--bad)", Interval(epsilon, epsilon, epsilon, 1)))
+    caption = (
+        "The dot is what the audit proves with 95 % confidence; the line ends where it would have "
+        "been if every guess had been right. "
+        + ("A proven value above the claim refutes it." if claim else "Training claims nothing.")
+    )
+    title = "Epsilon: proven against claimed"
+    most = max(bar.value.high for bar in bars if bar.value)
+    svg = interval_chart(
+        bars, alt=title, as_percent=False, x_range=(0.0, most), label_width=190, width=620
+    )
+    rows = [
+        [bar.title, f"{bar.value.mean:.2f}", f"{bar.value.high:.2f}"] for bar in bars if bar.value
+    ]
+    head = ["", "epsilon", "most that could be proven"]
+    return [Drawing(SECTION, title, svg, caption, table=[head, *rows])]
+
+
+def _utility(report: Data) -> list[Drawing]:
+    """For every leakage that was followed over rounds: the global adapter's, against utility."""
+    measure = "score" if any("score" in row for row in report["utility"]) else "loss"
+    known = {row["round"]: row[measure] for row in report["utility"] if measure in row}
+    label = {"score": "exact score on held-out data", "loss": "held-out loss, nats per token"}
+    drawn = []
+    for figure in (f for probe in report["probes"] for f in probe["figures"]):
+        if figure["kind"] != "lines" or figure["data"]["x_label"] != ROUND:
+            continue
+        points = [p for p in figure["data"]["lines"].get(GLOBAL, ()) if p[0] in known]
+        if len(points) < 2:
+            continue
+        line = [(known[n]["mean"], Interval(mean, low, high, 1)) for n, mean, low, high in points]
+        title = f"Utility against leakage: {figure['title']}"
+        y_label = figure["data"]["y_label"]
+        rows = [
+            [f"{n:g}", f"{known[n]['mean']:.3f}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
+            for n, mean, low, high in points
+        ]
+        svg = line_chart(
+            [Series("global adapter, round by round", client_colour(0), line)],
+            alt=title,
+            y_label=y_label,
+            x_label=label[measure],
+        )
+        caption = "One point per round, joined in their order, with the interval of the leakage."
+        head = [ROUND, label[measure], y_label, "bounds"]
+        drawn.append(Drawing(SECTION, title, svg, caption, table=[head, *rows]))
+    return drawn
 
 
 def _lines(figure: Data, data: Data) -> Drawing:

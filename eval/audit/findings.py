@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedllm.config import ProfileName
 from fedllm.eval.audit.population import Group
-from fedllm.eval.audit.settings import ProfileName
 from fedllm.eval.stats import Interval
 
 if TYPE_CHECKING:

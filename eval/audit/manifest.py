@@ -6,6 +6,9 @@
     DIR/train/<client>.jsonl     private: what the client trains on, planted canaries among it
     DIR/nonmembers/<client>.jsonl  private: what it must never train on
 
+A run with a section ``audit`` has ``audit/manifest.json``: digests of its shards and of what was
+set aside, numbers of canaries, no text; the canaries themselves follow from the run's seed.
+
 All files have mode 0600. The manifest carries a digest of itself and of the files; whoever changes
 both can recompute it, so the digest is printed when the plan is made and can be pinned afterwards.
 """
@@ -25,10 +28,12 @@ from fedllm.config import SourceConfig
 from fedllm.data.sources import read_source
 from fedllm.errors import DataError
 from fedllm.eval.audit.canaries import Canary
+from fedllm.runs import RunDirectory
 from fedllm.types import Example
 
 MANIFEST = "manifest.json"
 KIND = "fedllm audit plan"
+RUN_KIND = "fedllm audit of a run"
 SCHEMA = 1
 
 
@@ -89,7 +94,58 @@ def read_plan(directory: Path, *, pinned: str | None = None) -> Plan:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path}: is no manifest of 'fedllm audit plan'; make it anew") from None
-    if not known or digest_of(values) != digest:
+    _check_unaltered(path, values if known else {}, digest, plan.files, directory, pinned)
+    return plan
+
+
+def seal_run(run: RunDirectory, clients: Iterable[str], canaries: Sequence[Canary]) -> str:
+    """Before training: writes down what every client trains on; returns the manifest's digest."""
+    files = [path for name in clients for path in (run.shard_file(name), run.unseen_file(name))]
+    planted = sum(canary.included for canary in canaries)
+    content = {
+        "kind": RUN_KIND,
+        "schema": SCHEMA,
+        "seed": run.config.federation.seed,
+        "canaries": {"planted": planted, "left_out": len(canaries) - planted},
+        "files": {str(path.relative_to(run.root)): sha256(path) for path in sorted(files)},
+    }
+    digest = digest_of(content)
+    atomic_json(run.audit / MANIFEST, {**content, "sha256": digest}, mode=0o600)
+    return digest
+
+
+def check_sealed(run: RunDirectory, *, pinned: str | None = None) -> str | None:
+    """The digest of a run's manifest, after making sure that no shard changed; ``None`` without.
+
+    Raises:
+        DataError: The manifest or a shard was altered, or it is not the pinned one.
+    """
+    path = run.audit / MANIFEST
+    if not path.exists() and pinned is None:
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        digest, files = str(values.pop("sha256")), dict(values["files"])
+    except OSError:
+        raise DataError(
+            f"{path}: is missing, so nothing can be pinned; only a run with a section 'audit' has "
+            "a manifest"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path}: is damaged; restore it, it was made before training") from None
+    _check_unaltered(path, values, digest, files, run.root, pinned)
+    return digest
+
+
+def _check_unaltered(
+    path: Path,
+    content: Any,
+    digest: str,
+    files: Mapping[str, str],
+    folder: Path,
+    pinned: str | None,
+) -> None:
+    if digest_of(content) != digest:
         raise DataError(
             f"{path}: was altered after it was made (its content has another digest than "
             f"{digest[:12]}); restore it, an audit of a changed plan proves nothing"
@@ -98,12 +154,11 @@ def read_plan(directory: Path, *, pinned: str | None = None) -> Plan:
         raise DataError(
             f"{path}: has digest {digest[:12]}, not the pinned {pinned[:12]}; restore the manifest"
         )
-    for name, expected in plan.files.items():
-        if not (directory / name).is_file() or sha256(directory / name) != expected:
+    for name, expected in files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
             raise DataError(
-                f"{directory / name}: is missing or was altered after the plan was made; restore it"
+                f"{folder / name}: is missing or was altered after {path.name} was made; restore it"
             )
-    return plan
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:

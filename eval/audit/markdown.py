@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedllm.eval.audit.samples import WARNING
 from fedllm.eval.audit.words import (
     HEADLINES,
+    SAMPLES,
     control,
     data_sentence,
     findings,
     limit,
     measured,
+    sample_cells,
     subject,
 )
 
@@ -21,6 +24,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     lines = [
         f"# Privacy audit: {report['verdict']}",
         "",
+        *([f"**{WARNING}**", ""] if report["text_included"] else []),
         HEADLINES[report["verdict"]],
         "",
         data_sentence(report),
@@ -37,6 +41,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         lines.append(
             f"| {check['title']} | {'yes' if check['holds'] else '**no**'} | {check['sentence']} |"
         )
+    lines += _samples(report)
     lines += ["", "## Threat model", ""]
     lines += [f"- {name}: {text}" for name, text in report["threats"].items()]
     lines += ["", "## Limits of this audit", "", *(f"- {text}" for text in report["limitations"])]
@@ -51,3 +56,15 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _samples(report: Mapping[str, Any]) -> list[str]:
+    """The samples that leak most, masked; their text is in the JSON and the page alone."""
+    if not report["samples"]:
+        return []
+    lines = ["", "## Samples that leak most", "", f"| sample | {' | '.join(SAMPLES)} |"]
+    lines.append("|---" * (1 + len(SAMPLES)) + "|")
+    for found in report["samples"]:
+        cells = [" ".join(cell.split()).replace("|", "/") for cell in sample_cells(found)]
+        lines.append(f"| {found['id']} | {' | '.join(cells)} |")
+    return lines

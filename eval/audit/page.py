@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedllm.eval.audit.drawings import draw
+from fedllm.eval.audit.drawings import draw, overview
+from fedllm.eval.audit.samples import WARNING
 from fedllm.eval.audit.words import (
     HEADLINES,
+    SAMPLES,
     control,
     data_sentence,
     findings,
     limit,
     measured,
+    sample_cells,
     subject,
 )
-from fedllm.eval.figures.drawing import Drawing
-from fedllm.eval.figures.palette import variables
-from fedllm.eval.figures.style import STYLE
-from fedllm.eval.figures.svg import FIGURE_STYLE
+from fedllm.eval.figures import html
 
 TAGS = {"PASS": "ok", "FAIL": "bad", "INCONCLUSIVE": "open", "INVALID": "bad"}
-WRAPPED = "td.words{text-align:left;white-space:normal;min-width:22em}td.left{min-width:6em}"
+STYLE = "td.words{text-align:left;white-space:normal;min-width:22em}td.left{min-width:6em}"
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -31,18 +31,20 @@ def render_html(report: Mapping[str, Any]) -> str:
         _header(report),
         _verdicts(report),
         _controls(report),
+        _overview(report),
         *(_probe(probe) for probe in report["probes"]),
+        _samples(report),
         _threats(report),
         _reproduce(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>Privacy audit: {report['verdict']}</title>"
-        f"<style>{variables(':root')}{STYLE}{FIGURE_STYLE}{WRAPPED}</style></head><body><main>"
-        f"{''.join(body)}</main></body></html>\n"
-    )
+    return html.document(f"Privacy audit: {report['verdict']}", "".join(body), style=STYLE)
+
+
+def tag(verdict: str | None) -> str:
+    """A verdict as a coloured mark."""
+    if verdict is None:
+        return '<span class="tag open">no limit</span>'
+    return f'<span class="tag {TAGS[verdict]}">{verdict}</span>'
 
 
 def _header(report: Mapping[str, Any]) -> str:
@@ -50,47 +52,79 @@ def _header(report: Mapping[str, Any]) -> str:
         f"{report['model']['base']} · {len(report['model']['adapters'])} adapters · profile "
         f"{report['settings']['profile']} · {report['volatile']['created'][:10]}"
     )
+    warning = f'<p><span class="tag bad">{WARNING}</span></p>' if report["text_included"] else ""
     return (
-        f'<header><p class="meta">{escape(meta)}</p><h1>{_tag(report["verdict"])} '
-        f"{escape(HEADLINES[report['verdict']])}</h1>"
+        f'<header><p class="meta">{escape(meta)}</p><h1>{tag(report["verdict"])} '
+        f"{escape(HEADLINES[report['verdict']])}</h1>{warning}"
         f'<p class="lead muted">{escape(data_sentence(report))}</p></header>'
     )
 
 
 def _verdicts(report: Mapping[str, Any]) -> str:
-    rows = []
-    for f in findings(report):
-        cells = [f["title"], subject(f), measured(f), limit(f), control(f)]
-        rows.append(
-            f'<tr><th scope="row">{_tag(f["verdict"])}</th>'
-            + "".join(f'<td class="left">{escape(cell)}</td>' for cell in cells)
-            + f'<td class="words">{escape(f["sentence"])}</td></tr>'
+    rows = [
+        _row(
+            tag(f["verdict"]),
+            [f["title"], subject(f), measured(f), limit(f), control(f)],
+            f["sentence"],
         )
+        for f in findings(report)
+    ]
     heads = ["verdict", "what", "adapter", "excess, one-sided 95 % bounds", "limit", "controls", ""]
     text = (
         "PASS: the upper bound is within the limit. FAIL: the lower bound is above it. "
         "INCONCLUSIVE: the limit lies between. INVALID: a control does not hold."
     )
-    return _section("Verdicts", text, [_table(heads, rows)])
+    return html.section("Verdicts", text, [html.table(heads, rows)])
 
 
 def _controls(report: Mapping[str, Any]) -> str:
     rows = []
     for check in report["controls"]:
-        word = '<span class="tag ok">holds</span>'
-        if not check["holds"]:
-            word = '<span class="tag bad">broken</span>'
-        rows.append(
-            f'<tr><th scope="row">{escape(check["title"])}</th><td class="left">{word}</td>'
-            f'<td class="words">{escape(check["sentence"])}</td></tr>'
-        )
+        kind, word = ("ok", "holds") if check["holds"] else ("bad", "broken")
+        mark = f'<span class="tag {kind}">{word}</span>'
+        rows.append(_row(mark, [check["title"]], check["sentence"]))
     text = "Whatever compares members with non-members rests on these."
-    return _section("Is the measurement valid?", text, [_table(["control", "", ""], rows)])
+    body = [html.table(["", "control", ""], rows)]
+    return html.section("Is the measurement valid?", text, body)
+
+
+def _overview(report: Mapping[str, Any]) -> str:
+    """What no single probe shows: epsilon against the claim, utility against leakage."""
+    figures = [html.figure(drawing) for drawing in overview(report)]
+    return html.section("At a glance", "", [html.grid(figures)])
 
 
 def _probe(probe: Mapping[str, Any]) -> str:
-    figures = "".join(_figure(draw(figure)) for figure in probe["figures"])
-    return _section(probe["title"], probe["question"], [f'<div class="grid">{figures}</div>'])
+    figures = [html.figure(draw(figure)) for figure in probe["figures"]]
+    return html.section(probe["title"], probe["question"], [html.grid(figures)])
+
+
+def _samples(report: Mapping[str, Any]) -> str:
+    """The samples that leak most, masked; their text where it was asked for."""
+    if not report["samples"]:
+        return ""
+    rows = [
+        html.row(found["id"], [html.plain(cell, kind="left") for cell in sample_cells(found)])
+        for found in report["samples"]
+    ]
+    texts = [
+        html.folded(
+            found["id"],
+            "".join(
+                f"<p><b>{escape(part)}</b></p><pre><code>{escape(text)}</code></pre>"
+                for part, text in found["text"].items()
+            ),
+        )
+        for found in report["samples"]
+        if "text" in found
+    ]
+    text = (
+        "Ranked by how many tokens of the response greedy decoding reproduces in one run beyond "
+        "the base model. The digest is keyed with all private texts: only who holds the shards can "
+        "look a sample up."
+    )
+    body = [html.table(["sample", *SAMPLES], rows), *texts]
+    return html.section("Samples that leak most", text, body)
 
 
 def _threats(report: Mapping[str, Any]) -> str:
@@ -98,13 +132,12 @@ def _threats(report: Mapping[str, Any]) -> str:
         f"<p><b>{escape(name)}</b>: {escape(text)}.</p>" for name, text in report["threats"].items()
     )
     limits = "".join(f"<p>{escape(text)}</p>" for text in report["limitations"])
-    return _section("Who is feared, and what this cannot say", "", [threats, limits])
+    return html.section("Who is feared, and what this cannot say", "", [threats, limits])
 
 
 def _reproduce(report: Mapping[str, Any]) -> str:
     adapters = [
-        f'<tr><th scope="row">{escape(a["name"])}</th>'
-        f'<td class="left"><code>{a["sha256"][:32]}</code></td></tr>'
+        html.row(a["name"], [f'<td class="left"><code>{a["sha256"][:32]}</code></td>'])
         for a in report["model"]["adapters"]
     ]
     facts = (
@@ -112,51 +145,19 @@ def _reproduce(report: Mapping[str, Any]) -> str:
         f"{report['data']['population_sha256'][:32]}; scores {report['scores_sha256'][:32]}; "
         f"report {report['sha256'][:32]}; template {report['model']['template']['name']}."
     )
-    return _section(
-        "How to run this again",
+    text = (
         "The numbers are in report.json beside this page; 'fedllm audit verify' repeats the "
-        "verdicts from scores.json.",
-        [
-            f"<pre><code>{escape(report['volatile']['command'])}</code></pre>",
-            f"<p>{escape(facts)}</p>",
-            _table(["adapter", "SHA-256"], adapters),
-        ],
+        "verdicts from scores.json."
     )
-
-
-def _figure(drawing: Drawing) -> str:
-    legend = "".join(
-        f'<li><i style="background:{colour}"></i>{escape(text)}</li>'
-        for text, colour, _ in drawing.legend
-    )
-    head, *rows = drawing.table
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
-        for row in rows
+    body = [
+        f"<pre><code>{escape(report['volatile']['command'])}</code></pre>",
+        f"<p>{escape(facts)}</p>",
+        html.folded("Adapters", html.table(["adapter", "SHA-256"], adapters)),
     ]
-    numbers = f"<details><summary>Numbers</summary>{_table(head, lines)}</details>"
-    return (
-        f"<figure><b>{escape(drawing.title)}</b><div>{drawing.svg}</div>"
-        f'<ul class="legend">{legend}</ul><figcaption>{escape(drawing.caption)}</figcaption>'
-        f"{numbers}</figure>"
-    )
+    return html.section("How to run this again", text, body)
 
 
-def _tag(verdict: str | None) -> str:
-    if verdict is None:
-        return '<span class="tag open">no limit</span>'
-    return f'<span class="tag {TAGS[verdict]}">{verdict}</span>'
-
-
-def _section(title: str, text: str, body: Sequence[str]) -> str:
-    lead = f'<p class="muted">{escape(text)}</p>' if text else ""
-    return f"<section><h2>{escape(title)}</h2>{lead}{''.join(body)}</section>"
-
-
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def _row(mark: str, cells: Sequence[str], words: str) -> str:
+    """A row that begins with a mark and ends with a sentence."""
+    inner = "".join(html.plain(cell, kind="left") for cell in cells)
+    return f'<tr><th scope="row">{mark}</th>{inner}{html.plain(words, kind="words")}</tr>'

@@ -12,7 +12,7 @@ from fedllm.atomic import atomic_directory
 from fedllm.data.holdout import prompt_key
 from fedllm.data.shards import safe_names
 from fedllm.errors import DataError
-from fedllm.eval.audit.canaries import Canary, draw_canaries
+from fedllm.eval.audit.canaries import draw_canaries, planted_in, shuffled
 from fedllm.eval.audit.estimates import detectable_auc, detectable_share
 from fedllm.eval.audit.guard import distinct
 from fedllm.eval.audit.manifest import Plan, read_examples, write_examples, write_plan
@@ -78,8 +78,8 @@ def make_plan(
     with atomic_directory(out) as folder:
         files, clients = {}, {}
         for client, (members, strangers) in split.items():
-            copies = _copies(planted, client)
-            train = _shuffled([*members, *copies], derive_seed(seed, "audit order", client=client))
+            copies = planted_in(client, planted)
+            train = shuffled([*members, *copies], derive_seed(seed, "audit order", client=client))
             for kind, examples in (("train", train), ("nonmembers", strangers)):
                 name = f"{kind}/{client}.jsonl"
                 write_examples(folder / name, examples)
@@ -145,19 +145,6 @@ def _check_power(split: Mapping[str, tuple[list[Example], list[Example]]]) -> fl
             f"{LARGEST_EFFECT}; give shards of 40 examples or more in all"
         )
     return effect
-
-
-def _copies(canaries: Sequence[Canary], client: str) -> list[Example]:
-    return [
-        copy
-        for canary in canaries
-        if canary.included and client in canary.clients
-        for copy in canary.copies
-    ]
-
-
-def _shuffled(examples: list[Example], seed: int) -> list[Example]:
-    return [examples[place] for place in numpy_rng(seed).permutation(len(examples)).tolist()]
 
 
 def _listed(members: list[Example], strangers: list[Example], removed: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 ::
 
-    OUT/report.json   verdicts, controls, findings, figures as data, hashes; no private text
+    OUT/report.json   verdicts, controls, findings, figures as data, hashes; no private text unless
+                      asked for (--include-text)
     OUT/scores.json   numbers by sample id, from which `fedllm audit verify` repeats the verdicts
     OUT/report.html   OUT/report.md   the same to read
-    OUT/private/      cached passes, as private as the shards
+    OUT/private/      cached passes, as private as the shards (client side, within a run)
 
 Same seed, same machine, same inputs: the same bytes, but for the block ``volatile``. All files have
 mode 0600. ``sha256`` is taken over everything else but ``volatile``.
@@ -17,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from fedllm.eval.audit.judge import Stored
 from fedllm.eval.audit.manifest import digest_of
 from fedllm.eval.audit.markdown import render_markdown
 from fedllm.eval.audit.page import render_html
+from fedllm.eval.audit.population import Group, Population
+from fedllm.eval.audit.samples import leaking_samples
 
 SCHEMA = 1
 REPORT, SCORES = "report.json", "scores.json"
@@ -60,51 +63,24 @@ def assemble(
     context: Context,
     *,
     template: Mapping[str, Any],
+    utility: Sequence[Mapping[str, Any]],
+    include_text: bool,
     command: str,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The whole report as JSON values."""
-    population, subject = context.population, context.subject
-    members, strangers = len(population.of("member")), len(population.of("nonmember"))
     used = {probe["threat"] for probe in results["probes"]}
     report: dict[str, Any] = {
         "schema_version": SCHEMA,
         "tool_version": __version__,
         "seed": stored.design.seed,
         "settings": context.settings.as_dict(),
-        "model": {
-            "base": subject.base.name,
-            "base_sha256": subject.base.fingerprint,
-            "template": dict(template),
-            "max_length": min(subject.max_length, subject.base.context),
-            "adapters": [
-                {**target.facts(), "sha256": target.fingerprint}
-                for target in context.targets.values()
-            ],
-            "claim": dict(stored.design.claim) if stored.design.claim else None,
-        },
-        "data": {
-            "source": dict(population.source),
-            "population_sha256": population.digest,
-            "clients": {
-                client: {
-                    group: sum(s.client == client for s in population.of(group))
-                    for group in ("member", "nonmember")
-                }
-                for client in population.clients
-            },
-            "members": members,
-            "nonmembers": strangers,
-            "canaries": len(population.of("canary")),
-            "planted": sum(s.included for s in population.of("canary")),
-            "references": len(population.of("reference")),
-            "public": len(population.public),
-            "removed": dict(population.removed),
-        },
-        "power": {
-            "detectable_auc": round(detectable_auc(members, strangers), 4),
-            "detectable_share": round(detectable_share(min(members, strangers)), 4),
-        },
+        "model": _model(context, template),
+        "data": _data(context.population),
+        "power": _power(context.population),
+        "utility": list(utility),
+        "samples": leaking_samples(context, include_text=include_text),
+        "text_included": include_text,
         "threats": {name: text for name, text in THREATS.items() if name in used},
         "limitations": list(LIMITATIONS),
         "scores_sha256": digest_of(json.loads(json.dumps(stored.as_dict()))),
@@ -121,6 +97,51 @@ def assemble(
         "forward_passes": dict(context.forwards),
     }
     return report
+
+
+def _model(context: Context, template: Mapping[str, Any]) -> dict[str, Any]:
+    subject, claim = context.subject, context.design.claim
+    return {
+        "base": subject.base.name,
+        "base_sha256": subject.base.fingerprint,
+        "template": dict(template),
+        "max_length": min(subject.max_length, subject.base.context),
+        "adapters": [
+            {**target.facts(), "sha256": target.fingerprint} for target in context.targets.values()
+        ],
+        "claim": dict(claim) if claim else None,
+    }
+
+
+def _data(population: Population) -> dict[str, Any]:
+    """Counts and digests."""
+    groups: tuple[Group, ...] = ("member", "nonmember")
+    canaries = population.of("canary")
+    return {
+        "source": dict(population.source),
+        "population_sha256": population.digest,
+        "clients": {
+            client: {
+                group: sum(s.client == client for s in population.of(group)) for group in groups
+            }
+            for client in population.clients
+        },
+        "members": len(population.of("member")),
+        "nonmembers": len(population.of("nonmember")),
+        "canaries": len(canaries),
+        "planted": sum(canary.included for canary in canaries),
+        "references": len(population.of("reference")),
+        "public": len(population.public),
+        "removed": dict(population.removed),
+    }
+
+
+def _power(population: Population) -> dict[str, float]:
+    members, strangers = len(population.of("member")), len(population.of("nonmember"))
+    return {
+        "detectable_auc": round(detectable_auc(members, strangers), 4),
+        "detectable_share": round(detectable_share(min(members, strangers)), 4),
+    }
 
 
 def write_audit(report: Mapping[str, Any], stored: Stored, out: Path) -> None:

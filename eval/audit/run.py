@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm.errors import ConfigError
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.findings import Design, Scores
 from fedllm.eval.audit.judge import Stored, judge
@@ -42,6 +43,28 @@ class Request:
     template: str = "auto"
     only: Sequence[str] = ()
     """Names of the probes to run; empty for all of the profile."""
+    cache: Path | None = None
+    """Where passes over private text are kept; ``None`` means ``out/private``."""
+    utility: Sequence[Mapping[str, Any]] = ()
+    """Held-out scores by round, where a run measured them (`rounds.utility_by_round`)."""
+    include_text: bool = False
+    """Whether the samples that leak most are quoted."""
+
+
+def claim_of(epsilon: float | None, delta: float) -> dict[str, Any] | None:
+    """The differential privacy that training claims, as the design keeps it."""
+    return None if epsilon is None else {"epsilon": epsilon, "delta": delta, "unit": "record"}
+
+
+def check_probes(names: Sequence[str], setting: str) -> None:
+    """Refuses names of probes that there are not.
+
+    Raises:
+        ConfigError: One is unknown; ``setting`` is named in the message.
+    """
+    for name in names:
+        if name not in PROBES:
+            raise ConfigError(f"{setting} names {name}; choose among {', '.join(PROBES)}")
 
 
 def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
@@ -68,7 +91,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         request.settings,
         design,
         watcher,
-        request.out / PRIVATE,
+        request.cache or request.out / PRIVATE,
     )
     stored, seconds = _measure(context, request.only)
     results = judge(stored, request.limits)
@@ -77,6 +100,8 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         stored,
         context,
         template=chosen,
+        utility=request.utility,
+        include_text=request.include_text,
         command=request.command,
         seconds={**seconds, "total": time.monotonic() - started},
     )

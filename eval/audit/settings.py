@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-ProfileName = Literal["quick", "standard", "full"]
+from fedllm.config import ProfileName
+
 ORDER: tuple[ProfileName, ...] = ("quick", "standard", "full")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,23 @@ def read_limits(path: Path | None) -> dict[str, float | None]:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: holds no mapping; write lines such as 'membership.auc: 0.1'")
+    return checked_limits(given, str(path))
+
+
+def checked_limits(given: Mapping[Any, Any], where: str) -> dict[str, float | None]:
+    """The default limits, with ``given`` ones in their place.
+
+    Raises:
+        ConfigError: A metric is unknown, a limit is no number, or one cannot be moved.
+    """
     for metric, limit in given.items():
         if metric not in LIMITS:
             raise ConfigError(
-                f"{path}: {metric} is no metric; choose among {', '.join(sorted(LIMITS))}"
+                f"{where}: {metric} is no metric; choose among {', '.join(sorted(LIMITS))}"
             )
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
-            raise ConfigError(f"{path}: {metric}={limit!r} is no number; write one, or null")
+        number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if limit is not None and not (number and math.isfinite(limit)):
+            raise ConfigError(f"{where}: {metric}={limit!r} is no number; write one, or null")
     if CLAIMED in given:
-        raise ConfigError(f"{path}: {CLAIMED} cannot be moved or waived; remove the line")
+        raise ConfigError(f"{where}: {CLAIMED} cannot be moved or waived; remove the line")
     return {**LIMITS, **{metric: limit for metric, limit in given.items()}}

@@ -10,6 +10,7 @@ from typing import Any
 from fedllm.eval.audit.judge import judge
 from fedllm.eval.audit.manifest import digest_of
 from fedllm.eval.audit.report import read_report, read_scores
+from fedllm.eval.audit.verdicts import CLAIMED, LIMITS
 
 MOST = 5
 """Differences that are named."""
@@ -32,6 +33,8 @@ def verify(path: Path) -> tuple[dict[str, Any], list[str]]:
         faults.append("the report's content does not have the digest it states")
     if digest_of(stored.as_dict()) != report.get("scores_sha256"):
         faults.append("scores.json is not the file the report was made from")
+    if dict(report.get("limits") or {}).get(CLAIMED) != LIMITS[CLAIMED]:
+        faults.append(f"limits.{CLAIMED} was moved, which nobody can")
     try:
         again = judge(stored, report["limits"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -54,6 +54,29 @@ def subject(finding: Mapping[str, Any]) -> str:
     return " / ".join(part for part in (finding["target"], finding["client"]) if part)
 
 
+SAMPLES = (
+    "begins with",
+    "response tokens",
+    "verbatim, base",
+    "verbatim, adapter",
+    "gain, nats a token",
+    "digest",
+)
+"""Columns about a sample that leaks; `sample_cells` fills them."""
+
+
+def sample_cells(found: Mapping[str, Any]) -> list[str]:
+    """What is told of a sample: numbers, digest and a masked excerpt."""
+    return [
+        found["excerpt"],
+        str(found["tokens"]),
+        str(found["verbatim_base"]),
+        str(found["verbatim"]),
+        f"{found['gain']:+.2f}",
+        found["digest"],
+    ]
+
+
 def findings(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """All findings, those with a limit first."""
     found = [finding for probe in report["probes"] for finding in probe["findings"]]

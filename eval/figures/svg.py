@@ -248,9 +248,11 @@ def _vertical_grid(frame: Frame, ticks: Sequence[float], as_percent: bool) -> st
 def _round_axis(frame: Frame, label: str) -> str:
     first, last = frame.x_range
     step = max(1, math.ceil((last - first) / 10))
-    numbers = range(math.ceil(first), math.floor(last) + 1, step)
+    numbers: Sequence[float] = range(math.ceil(first), math.floor(last) + 1, step)
+    if len(numbers) < 2 and first < last:  # no rounds: a share, say
+        numbers = [n for n in nice_ticks(first, last, 5) if first <= n <= last]
     y = frame.height - frame.bottom + 16
-    ticks = [_text(frame.x(n), y, str(n), "tick", anchor="middle") for n in numbers]
+    ticks = [_text(frame.x(n), y, f"{n:g}", "tick", anchor="middle") for n in numbers]
     middle = (frame.left + frame.width - frame.right) / 2
     return "".join(ticks) + _text(middle, frame.height - 6, label, "axis", anchor="middle")
 

@@ -186,6 +186,14 @@ def leaks(row: Mapping[str, Any]) -> bool:
     return all(value is not None and value["low"] > 0 for value in excess)
 
 
+def audit_sentence(audit: Mapping[str, Any]) -> str:
+    """The privacy audit's verdict, what decided it, and where its report is."""
+    verdict = audit["verdict"]
+    decided = [f["title"] for f in audit["findings"] if f["verdict"] == verdict != "PASS"]
+    reasons = f" ({listed(list(dict.fromkeys(decided)))})" if decided else ""
+    return f"Privacy audit: {verdict}{reasons}. {audit['headline']} Report: audit/report.html"
+
+
 def coverage_sentence(summary: Mapping[str, Any]) -> str:
     """Mean coverage over domains before and after."""
     rows = list(summary["coverage"]["domains"].values())

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from fedllm.eval.audit import words
+from fedllm.eval.audit.page import tag as verdict_tag
 from fedllm.eval.figures import formats, html
 from fedllm.eval.figures.drawing import Drawing
 from fedllm.eval.figures.palette import arm_colour, client_colour
@@ -37,6 +39,7 @@ STAGES = {
     "imports": "starting Python",
     "data": "making shards",
     "probe": "extraction probe",
+    "audit": "privacy audit",
 }
 VERDICTS = {
     "found": ("bad", "excess found"),
@@ -55,6 +58,7 @@ def render_html(summary: Mapping[str, Any]) -> str:
         _widening(summary),
         _aggregation(summary, figures),
         _probe(summary, figures),
+        _audit(summary),
         _traffic(summary),
         _time(summary),
         _clients(summary),
@@ -237,6 +241,27 @@ def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
         f'<p class="note" style="margin-top:12px">{escape(probe.get("description", ""))}</p>',
     ]
     return html.section("Can private text be extracted?", findings.extraction_sentence(probe), body)
+
+
+def _audit(summary: Mapping[str, Any]) -> str:
+    """The privacy audit in short; its own report says the rest."""
+    audit = summary.get("audit")
+    if not audit:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{verdict_tag(f["verdict"])}</th>'
+        + "".join(html.plain(t, kind="left") for t in (f["title"], words.subject(f)))
+        + "".join(html.plain(t) for t in (words.measured(f), words.limit(f)))
+        + "</tr>"
+        for f in audit["findings"]
+    ]
+    heads = ["verdict", "what", "adapter", "excess, one-sided 95 % bounds", "limit"]
+    broken = [c["sentence"] for c in audit["controls"] if not c["holds"]]
+    body = [
+        f"<p>{verdict_tag(audit['verdict'])} {escape(' '.join(broken))}</p>",
+        html.table(heads, rows),
+    ]
+    return html.section("Privacy audit", findings.audit_sentence(audit), body)
 
 
 def _rate(row: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _traffic(summary: Mapping[str, Any]) -> Table:
 
 
 def _remarks(summary: Mapping[str, Any]) -> list[str]:
-    """One line each: coverage, aggregation, probe, time, failures."""
+    """One line each: coverage, aggregation, probe, audit, time, failures."""
     lines = []
     if (summary.get("coverage") or {}).get("domains"):
         lines.append(findings.coverage_sentence(summary))
@@ -125,6 +125,8 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
         lines.append(findings.aggregation_sentence(points))
     if summary.get("probe"):
         lines.append(findings.extraction_sentence(summary["probe"]))
+    if summary.get("audit"):
+        lines.append(findings.audit_sentence(summary["audit"]))
     lines.append(findings.time_sentence(summary))
     for title, number, client, reason in findings.failures(summary):
         lines.append(f"Left out: {client} in round {number} of {title}: {reason}")

@@ -104,7 +104,7 @@ def run(
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Folder of `fedllm audit plan`.")] = None,
     manifest_sha256: Annotated[
-        str | None, typer.Option(help="Digest that the plan must have.")
+        str | None, typer.Option(help="Digest that the plan's, or the run's, manifest must have.")
     ] = None,
     public: Annotated[
         list[Path] | None, typer.Option(help="Public data of the training; does not count.")
@@ -125,6 +125,10 @@ def run(
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Trust that two names mean one base model.")
     ] = False,
+    include_text: Annotated[
+        bool,
+        typer.Option("--include-text", help="Quote the samples that leak most; private text."),
+    ] = False,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
     seed: Seed = 0,
     json: Json = False,
@@ -133,22 +137,23 @@ def run(
 
     Either `--run DIR`, or `--model M --adapter A` and `--members F --nonmembers F` or `--plan DIR`.
     Run it where the private data lie. Writes report.json, report.html, report.md and scores.json;
-    no private text is in them. OUT/private/ is as private as the shards.
+    no private text is in them unless --include-text asks for it. OUT/private/ is as private as the
+    shards.
     """
     from fedllm.errors import ConfigError
     from fedllm.eval.audit.report import REPORT
-    from fedllm.eval.audit.run import Request, run_audit
+    from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
+    from fedllm.eval.audit.samples import WARNING
     from fedllm.eval.audit.settings import PROFILES
     from fedllm.eval.audit.verdicts import EXIT, read_limits
-    from fedllm.eval.probes.registry import PROBES
+    from fedllm.eval.rounds import utility_by_round
     from fedllm.progress import Watcher
+    from fedllm.runs import open_run
 
     settings = PROFILES[profile]
     limits = read_limits(gates)
     only = [name for name in (probes or "").split(",") if name]
-    for name in only:
-        if name not in PROBES:
-            raise ConfigError(f"--probes {name}; choose among {', '.join(PROBES)}")
+    check_probes(only, "--probes")
     if (run is None) == (model is None):
         raise ConfigError("give either --run DIR or --model M with --adapter A")
     if claimed_epsilon is not None and claimed_epsilon < 0:
@@ -158,22 +163,23 @@ def run(
     )
     targets, subject, shape = _subject(run, model, adapter, template, max_length, device, settings)
     subject.any_base = any_base
-    claim = None
-    if claimed_epsilon is not None:
-        claim = {"epsilon": claimed_epsilon, "delta": claimed_delta, "unit": "record"}
+    if include_text:
+        typer.echo(f"warning: {WARNING}", err=True)
     report = run_audit(
         Request(
-            population,
-            targets,
-            subject,
-            settings,
-            limits,
-            seed,
-            out,
-            shlex.join(["fedllm", *sys.argv[1:]]),
-            claim,
-            shape,
-            only,
+            population=population,
+            targets=targets,
+            subject=subject,
+            settings=settings,
+            limits=limits,
+            seed=seed,
+            out=out,
+            command=shlex.join(["fedllm", *sys.argv[1:]]),
+            claim=claim_of(claimed_epsilon, claimed_delta),
+            template=shape,
+            only=only,
+            utility=utility_by_round(open_run(run).federation) if run else (),
+            include_text=include_text,
         ),
         Watcher(),
     )
@@ -252,7 +258,7 @@ def _population(
         return assemble.of_files(members, nonmembers or [], settings, seed, public=public or [])
     if run is None:
         raise ConfigError("--members is missing: name the files that were trained on, or --plan")
-    return assemble.of_run(open_run(run), settings, seed)
+    return assemble.of_run(open_run(run), settings, seed, pinned=pinned)
 
 
 def _subject(
@@ -282,7 +288,7 @@ def _subject(
         return targets, Subject(base, "alpaca", max_length), template
     directory = open_run(run)
     config = directory.config
-    targets = targets_of_run(directory, settings)
+    targets = targets_of_run(directory, every=int(settings.every_round))
     base = load_base(config.model, device=where)
     shape = config.data.template if template == "auto" else template
     return targets, Subject(base, config.data.template, config.training.max_length), shape

@@ -52,7 +52,8 @@ def run(
 
     That is every round of the federation, its comparisons (`eval.arms`) and the report. The run
     directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was killed
-    goes on when the same command is given again.
+    goes on when the same command is given again. A privacy audit (`audit`) changes the exit code
+    only where the recipe says `audit.enforce: true`.
     """
     started = time.monotonic()
     config = _load(recipe, overrides, fresh)
@@ -63,6 +64,10 @@ def run(
     command = shlex.join(["fedllm", *sys.argv[1:]])
     summary = run_experiment(config, Watcher(), command=command, started=started)
     _show_summary(summary, config.run_directory, json)
+    if config.audit and config.audit.enforce:
+        from fedllm.eval.audit.verdicts import EXIT
+
+        raise typer.Exit(EXIT[summary["audit"]["verdict"]])
 
 
 def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fedllm.atomic import atomic_json
@@ -15,9 +15,12 @@ from fedllm.data.shards import (
     write_shard,
 )
 from fedllm.errors import DataError
+from fedllm.eval.audit.canaries import canaries_of, planted_in, shuffled
+from fedllm.eval.audit.manifest import seal_run
 from fedllm.progress import Watcher
 from fedllm.runs import RunDirectory, read_json
 from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.types import Example
 
 Screen = Callable[[Mapping[str, Shard]], dict[str, Shard]]
 """Leaves out what may not be trained on."""
@@ -43,20 +46,25 @@ def make_shards(
         }
     config = run.config
     built = build_shards(config.data, seed=config.federation.seed, labels=labels)
-    shards = screen(built.shards)
-    if config.eval.probe_samples:
+    shards = _set_aside(run, screen(built.shards))
+    canaries = canaries_of(config.audit, list(shards), config.federation.seed)
+    if canaries:
         shards = {
-            client: _set_aside(run, shard, config.eval.probe_samples, config.federation.seed)
+            client: _planted(shard, planted_in(client, canaries), config.federation.seed)
             for client, shard in shards.items()
         }
     for client, shard in shards.items():
         write_shard(run.shard_file(client), shard)
     write_pool(run.pool, built.public)
+    if config.audit:
+        digest = seal_run(run, shards, canaries)
+        watcher.say(f"Audit: non-members set aside, manifest sha256 {digest}")
     sizes = {
         client: {
             "domain": ", ".join(shard.domains),
             "train": len(shard.train),
             "test": len(shard.test),
+            **({"canaries": len(planted_in(client, canaries))} if canaries else {}),
         }
         for client, shard in shards.items()
     }
@@ -69,22 +77,39 @@ def make_shards(
     return shards
 
 
-def _set_aside(run: RunDirectory, shard: Shard, samples: int, seed: int) -> Shard:
-    """Takes the probe's non-members out of a shard: drawn like the members, never trained on.
+def _set_aside(run: RunDirectory, shards: dict[str, Shard]) -> dict[str, Shard]:
+    """Takes the non-members of probe and audit out of the shards, as many as the larger asks for.
+
+    They are drawn like the members and never trained on.
 
     Raises:
-        DataError: The shard would be halved.
+        DataError: A shard would be halved.
     """
-    if len(shard.train) < 2 * samples:
-        raise DataError(
-            f"client {shard.client} has {len(shard.train)} training examples, too few to set "
-            f"eval.probe_samples={samples} of them aside; lower it to {len(shard.train) // 2} or "
-            "less, or to 0 to skip the probe"
-        )
-    rng = numpy_rng(derive_seed(seed, "probe non-members", client=shard.client))
-    aside = set(rng.choice(len(shard.train), size=samples, replace=False).tolist())
-    unseen = [row for number, row in enumerate(shard.train) if number in aside]
-    write_shard(run.unseen_file(shard.client), replace(shard, train=[], test=unseen))
-    return replace(
-        shard, train=[row for number, row in enumerate(shard.train) if number not in aside]
-    )
+    config = run.config
+    wanted = [(config.eval.probe_samples, "eval.probe_samples", "set it to 0 for no probe")]
+    if config.audit:
+        wanted.append((config.audit.held_out, "audit.held_out", "leave the section audit out"))
+    samples, setting, remedy = max(wanted)
+    left = {}
+    for client, shard in shards.items():
+        if len(shard.train) < 2 * samples:
+            raise DataError(
+                f"client {client} has {len(shard.train)} training examples, too few to set "
+                f"{setting}={samples} of them aside; lower it to {len(shard.train) // 2} or "
+                f"less, or {remedy}"
+            )
+        rng = numpy_rng(derive_seed(config.federation.seed, "probe non-members", client=client))
+        aside = set(rng.choice(len(shard.train), size=samples, replace=False).tolist())
+        unseen = [row for number, row in enumerate(shard.train) if number in aside]
+        if unseen:
+            write_shard(run.unseen_file(client), replace(shard, train=[], test=unseen))
+        rest = [row for number, row in enumerate(shard.train) if number not in aside]
+        left[client] = replace(shard, train=rest)
+    return left
+
+
+def _planted(shard: Shard, copies: Sequence[Example], seed: int) -> Shard:
+    """The shard with copies of canaries among its training rows."""
+    rows = [*shard.train, *(replace(copy, domain=shard.domains[0]) for copy in copies)]
+    seed = derive_seed(seed, "audit order", client=shard.client)
+    return replace(shard, train=shuffled(rows, seed))

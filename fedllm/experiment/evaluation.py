@@ -7,7 +7,7 @@ means, intervals and counts by domain.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,14 +15,11 @@ from fedllm.atomic import atomic_json, atomic_text
 from fedllm.data.shards import Shard
 from fedllm.engines.runtime import Runtime
 from fedllm.eval.inference import merged_copy
+from fedllm.eval.rounds import Scores, average, by_domain, read_reports
 from fedllm.eval.scoring import SampleRecord, evaluate_shard
-from fedllm.eval.stats import Interval, combine
-from fedllm.runs import RoundDirectory, RunDirectory, read_json
+from fedllm.runs import RoundDirectory, RunDirectory
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
-
-Scores = Mapping[str, Interval]
-"""``loss`` in nats per response token and, where a checker exists, ``score`` (share correct)."""
 
 
 class Evaluator:
@@ -74,39 +71,6 @@ class Evaluator:
         """Client side: nothing of these records leaves."""
         lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
         atomic_text(self.run.shard(client) / "records" / name, lines, mode=0o600)
-
-
-Report = Mapping[str, Scores]
-"""What one client reported: domain -> scores."""
-
-
-def read_reports(directory: RoundDirectory) -> dict[str, dict[str, dict[str, Interval]]]:
-    """What the clients reported of a round's global adapter: client -> domain -> scores."""
-    return {
-        client: {
-            domain: {name: Interval(**interval) for name, interval in scores.items() if interval}
-            for domain, scores in domains.items()
-        }
-        for client, domains in read_json(directory.evaluation).items()
-    }
-
-
-def by_domain(reports: Iterable[Report]) -> dict[str, dict[str, Interval]]:
-    """Scores per domain; clients that share a domain count the same."""
-    found: dict[str, list[Scores]] = {}
-    for report in reports:
-        for domain, scores in report.items():
-            found.setdefault(domain, []).append(scores)
-    return {domain: average(dict(enumerate(parts))) for domain, parts in sorted(found.items())}
-
-
-def average(scores: Mapping[Any, Scores]) -> dict[str, Interval]:
-    """The unweighted mean over the values of ``scores``, per measure."""
-    parts = {
-        measure: [one[measure] for one in scores.values() if measure in one]
-        for measure in ("loss", "score")
-    }
-    return {measure: combine(found) for measure, found in parts.items() if found}
 
 
 def _by_domain(examples: Sequence[Example]) -> dict[str, list[Example]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fedllm.atomic import sweep
@@ -23,6 +23,7 @@ from fedllm.experiment.arms import (
     plan_arms,
     steps_per_round,
 )
+from fedllm.experiment.audit import audit_population, audit_run, check_audit
 from fedllm.experiment.augmentation import Augmenter
 from fedllm.experiment.data import make_shards
 from fedllm.experiment.environment import describe_environment
@@ -54,6 +55,7 @@ def run_experiment(
     Raises:
         FedLLMError: Something the person can mend; the run directory is as far as it came.
     """
+    check_audit(config.audit)
     run = create_run(config, describe_environment(config.training))
     with run.locked():
         sweep(run.root)
@@ -62,6 +64,7 @@ def run_experiment(
         experiment.run_arms()
         coverage = experiment.coverage()
         probe = experiment.probe()
+        audit = experiment.audit(command)
         run.spent("total", time.monotonic() - started)
         with run.timed("report"):
             summary = summarise(
@@ -70,6 +73,7 @@ def run_experiment(
                 experiment.shards,
                 coverage=coverage,
                 probe=probe,
+                audit=audit,
                 command=command,
                 parameters=experiment.parameters,
             )
@@ -79,6 +83,7 @@ def run_experiment(
 
 def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
     """Makes a run directory ready for clients elsewhere; returns the cohort of the open round."""
+    check_audit(config.audit)
     run = create_run(config, describe_environment(config.training))
     with run.locked():
         experiment = _Experiment(run, watcher)
@@ -106,12 +111,15 @@ class _Experiment:
     def __init__(self, run: RunDirectory, watcher: Watcher) -> None:
         self.run, self.watcher = run, watcher
         self.config = run.config
+        self.limits = check_audit(self.config.audit)
         self.arms = plan_arms(self.config)
         self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
             self.shards = make_shards(run, self.augmenter.labels, self.augmenter.screened, watcher)
         domains = {client: domain_counts(shard.train) for client, shard in self.shards.items()}
         check_weighting(self.config.federation, domains)
+        if self.config.audit:  # too small a shard is found now
+            self.population = audit_population(run, self.config.audit)
         with run.timed("loading"):
             self.runtime = Runtime.load(run)
         with run.timed("data"):
@@ -121,7 +129,7 @@ class _Experiment:
         base = self.runtime.base
         watcher.say(f"Base model: {base.name}, {self.parameters['all'] / 1e6:.1f} M parameters")
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, int]:
         """How many numbers the base has, and how many a client trains."""
         named = list(self.runtime.model.named_parameters())
@@ -153,6 +161,22 @@ class _Experiment:
             return None
         with self.run.timed("probe"):
             return run_probe(self.run, self.shards, self.runtime, self.watcher)
+
+    def audit(self, command: str) -> dict[str, Any] | None:
+        """The privacy audit; the last to use the model, whose adapter it takes off."""
+        audit = self.config.audit
+        if audit is None:
+            return None
+        with self.run.timed("audit"):
+            return audit_run(
+                self.run,
+                audit,
+                self.population,
+                self.limits,
+                self.runtime,
+                self.watcher,
+                command=command,
+            )
 
     def _pieces(self, arm: Arm) -> Iterator[Work]:
         """The independent pieces of an arm; what they share is done here."""

@@ -13,9 +13,9 @@ from typing import Any
 from fedllm.atomic import atomic_json
 from fedllm.data.shards import Shard
 from fedllm.engines.files import directory_bytes
+from fedllm.eval.rounds import Scores, average, by_domain, read_reports
 from fedllm.eval.stats import Interval
 from fedllm.experiment.arms import Arm, arm_directory
-from fedllm.experiment.evaluation import Scores, average, by_domain, read_reports
 from fedllm.runs import RoundDirectory, RunDirectory, read_json
 
 
@@ -26,6 +26,7 @@ def summarise(
     *,
     coverage: Mapping[str, Any] | None,
     probe: Mapping[str, Any] | None,
+    audit: Mapping[str, Any] | None,
     command: str,
     parameters: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -58,6 +59,7 @@ def summarise(
         "coverage": coverage,
         "retrieval": _retrieval(run),
         "probe": probe,
+        "audit": audit,
         "traffic": _traffic(run, coverage or {}),
     }
     atomic_json(run.report / "summary.json", summary)

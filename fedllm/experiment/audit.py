@@ -1,0 +1,106 @@
+"""The privacy audit of a run, where its recipe has a section ``audit``.
+
+What is set aside and planted is decided when the shards are made (`data`); what can be found is
+looked up before training, so that a shard that is too small is refused then; the adapters of all
+rounds are audited after the last one, from the run directory, on the same samples. The report is
+written once: a run that is resumed goes on without it, or makes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedllm.config import AuditConfig
+from fedllm.engines.runtime import Runtime
+from fedllm.eval.audit.assemble import of_run, targets_of_run
+from fedllm.eval.audit.population import Population
+from fedllm.eval.audit.report import REPORT, read_report
+from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
+from fedllm.eval.audit.settings import PROFILES
+from fedllm.eval.audit.subject import Subject
+from fedllm.eval.audit.verdicts import LIMITS, Limits, checked_limits, read_limits
+from fedllm.eval.audit.words import HEADLINES, findings
+from fedllm.eval.rounds import utility_by_round
+from fedllm.progress import Watcher
+from fedllm.runs import RunDirectory
+from fedllm.training.model import detach
+
+
+def check_audit(audit: AuditConfig | None) -> Limits:
+    """The limits, after checking all that needs no data; the default ones without a section.
+
+    Raises:
+        ConfigError: A probe is unknown, or a limit is.
+    """
+    if audit is None:
+        return LIMITS
+    check_probes(audit.probes, "audit.probes")
+    if isinstance(audit.gates, Mapping):
+        return checked_limits(audit.gates, "audit.gates")
+    return read_limits(audit.gates)
+
+
+def audit_population(run: RunDirectory, audit: AuditConfig) -> Population:
+    """Who is asked about; the same at any time, because everything is drawn from the run's seed.
+
+    Raises:
+        DataError: Too few samples are left, or a shard was altered.
+    """
+    return of_run(run, PROFILES[audit.profile], run.config.federation.seed)
+
+
+def audit_run(
+    run: RunDirectory,
+    audit: AuditConfig,
+    population: Population,
+    limits: Limits,
+    runtime: Runtime,
+    watcher: Watcher,
+    *,
+    command: str,
+) -> dict[str, Any]:
+    """Audits the run's rounds unless that is done; takes the runtime's adapter off its base.
+
+    Returns:
+        What the run's own report says of it (`_brief`).
+    """
+    config = run.config
+    if not (run.audit / REPORT).exists():
+        detach(runtime.model)
+        targets = targets_of_run(run, audit.every)
+        settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
+        run_audit(
+            Request(
+                population=population,
+                targets=targets,
+                subject=Subject(runtime.base, config.data.template, config.training.max_length),
+                settings=settings,
+                limits=limits,
+                seed=config.federation.seed,
+                out=run.audit,
+                command=command,
+                claim=claim_of(audit.claimed_epsilon, audit.claimed_delta),
+                template=config.data.template,
+                only=audit.probes,
+                cache=run.audit_cache,
+                utility=utility_by_round(run.federation),
+            ),
+            watcher,
+        )
+    return _brief(read_report(run.audit)[0])
+
+
+def _brief(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Verdict, what has one, and the controls: no text, and none of the report's columns."""
+    kept = ("title", "verdict", "target", "client", "value", "unit", "limit", "sentence")
+    return {
+        "verdict": report["verdict"],
+        "headline": HEADLINES[report["verdict"]],
+        "rounds": sorted({a["round"] for a in report["model"]["adapters"] if a["round"]}),
+        "findings": [{k: f[k] for k in kept} for f in findings(report) if f["verdict"]],
+        "controls": [{k: c[k] for k in ("title", "holds", "sentence")} for c in report["controls"]],
+        "data": {k: report["data"][k] for k in ("members", "nonmembers", "canaries", "planted")},
+        "sha256": report["sha256"],
+    }
