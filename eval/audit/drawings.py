@@ -107,14 +107,18 @@ def _lines(figure: Data, data: Data) -> Drawing:
         )
         for number, (title, p) in enumerate(data["lines"].items())
     ]
-    label = f"{data['x_label']}, powers of ten" if log else data["x_label"]
     rows = [
         [title, f"{x:g}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
         for title, points in data["lines"].items()
         for x, mean, low, high in points
     ]
+    table = [["", data["x_label"], "value", "bounds"], *rows]
+    if len({x for line in series for x, _ in line.points}) < 2:  # one round: nothing to join
+        bars = [Bar(line.title, line.colour, v) for line in series for _, v in line.points]
+        caption = f"{figure['caption']} Here {data['x_label']} {rows[0][1]} alone."
+        return _bars({**figure, "caption": caption}, bars, table)
     return _finished(
-        figure, series, label, data["y_label"], [["", label, "value", "bounds"], *rows]
+        figure, series, data["x_label"], data["y_label"], table, powers="x" if log else ""
     )
 
 
@@ -133,9 +137,7 @@ def _roc(figure: Data, data: Data) -> Drawing:
         for fpr, tpr in points[:: max(1, len(points) // 20)]
     ]
     head = ["", "false alarms", "members found"]
-    return _finished(
-        figure, series, "false alarms, powers of ten", "members found, powers of ten", [head, *rows]
-    )
+    return _finished(figure, series, "false alarms", "members found", [head, *rows], powers="xy")
 
 
 def _logged(points: Sequence[Sequence[float]], least: float) -> list[tuple[float, Interval]]:
@@ -178,16 +180,22 @@ def _intervals(figure: Data, data: Data) -> Drawing:
         Bar(title, client_colour(kinds.index(kind)), Interval(mean, low, high, 1))
         for title, kind, mean, low, high in data["rows"]
     ]
-    svg = interval_chart(bars, alt=figure["title"], as_percent=False, label_width=190, width=620)
     table = [[r[0], f"{r[2]:.2f}", f"{r[3]:.2f} to {r[4]:.2f}"] for r in data["rows"]]
-    head = ["", str(data["unit"]), "bounds"]
-    return Drawing(SECTION, figure["title"], svg, figure["caption"], table=[head, *table])
+    return _bars(figure, bars, [["", str(data["unit"]), "bounds"], *table])
+
+
+def _bars(figure: Data, bars: Sequence[Bar], table: list[list[str]]) -> Drawing:
+    svg = interval_chart(bars, alt=figure["title"], as_percent=False, label_width=190, width=620)
+    return Drawing(SECTION, figure["title"], svg, figure["caption"], table=table)
 
 
 def _heatmap(figure: Data, data: Data) -> Drawing:
-    """``values`` by row and column (``None`` where unknown), titles ``rows`` and ``columns``."""
+    """``values`` by row and column (``None`` where unknown), titles ``rows`` and ``columns``.
+
+    ``range`` is what white and full colour stand for; by default the values' own.
+    """
     known = [value for row in data["values"] for value in row if value is not None]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    low, high = data.get("range") or (min(known, default=0.0), max(known, default=1.0))
     width = LEFT + CELL * len(data["columns"])
     height = TOP + CELL * len(data["rows"])
     parts = [
@@ -201,7 +209,7 @@ def _heatmap(figure: Data, data: Data) -> Drawing:
         for i, value in enumerate(row):
             if value is None:
                 continue
-            strength = (value - low) / ((high - low) or 1)
+            strength = min(1.0, max(0.0, (value - low) / ((high - low) or 1)))
             x = LEFT + CELL * i
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{CELL - 3}" height="{CELL - 3}" rx="4" '
@@ -222,12 +230,18 @@ def _heatmap(figure: Data, data: Data) -> Drawing:
 
 
 def _finished(
-    figure: Data, series: Sequence[Series], x_label: str, y_label: str, table: list[list[str]]
+    figure: Data,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    table: list[list[str]],
+    *,
+    powers: str = "",
 ) -> Drawing:
     return Drawing(
         SECTION,
         figure["title"],
-        line_chart(series, alt=figure["title"], y_label=y_label, x_label=x_label),
+        line_chart(series, alt=figure["title"], y_label=y_label, x_label=x_label, powers=powers),
         figure["caption"],
         legend=[(line.title, line.colour, "") for line in series],
         table=table,

@@ -22,7 +22,10 @@ from fedllm.eval.audit.words import (
 from fedllm.eval.figures import html
 
 TAGS = {"PASS": "ok", "FAIL": "bad", "INCONCLUSIVE": "open", "INVALID": "bad"}
-STYLE = "td.words{text-align:left;white-space:normal;min-width:22em}td.left{min-width:6em}"
+STYLE = (
+    "td.words{text-align:left;white-space:normal;min-width:22em}td.left{min-width:6em}"
+    "th[scope=col]{text-align:left}.grid>figure:only-child{max-width:560px}"
+)
 
 
 def render_html(report: Mapping[str, Any]) -> str:

@@ -14,6 +14,9 @@ from html import escape
 from fedllm.eval.figures.palette import variables
 from fedllm.eval.stats import Interval
 
+MOST_MARKS = 60
+"""Points of a line that are marked one by one; a longer one is a line alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -83,21 +86,28 @@ def line_chart(
     from_zero: bool = False,
     size: tuple[float, float] = (520, 300),
     key_width: float = 0,
+    powers: str = "",
 ) -> str:
     """Lines over rounds with shaded intervals; marks carry a tooltip.
 
-    A ``key_width`` above 0 names the lines in a column of so many pixels on the right.
+    A ``key_width`` above 0 names the lines in a column of so many pixels on the right. The axes
+    named in ``powers`` (``x``, ``y``, ``xy``) are given as powers of ten.
     """
     values = [v for line in series for _, v in line.points]
     low = min((v.low for v in values), default=0.0)
     high = max((v.high for v in values), default=1.0)
     ticks = nice_ticks(0.0 if from_zero else low, high, 5)
+    if "y" in powers:
+        ticks = [float(n) for n in range(math.floor(low), math.ceil(high) + 1)]
     last = max((x for line in series for x, _ in line.points), default=1)
     first = min((x for line in series for x, _ in line.points), default=0)
     width, height = size
     right = 14 + key_width
     frame = Frame(width, height, 52, right, 26, 38, (first, last), (ticks[0], ticks[-1]))
-    parts = [_grid(frame, ticks, as_percent), _round_axis(frame, x_label)]
+    parts = [
+        _grid(frame, ticks, as_percent, power="y" in powers),
+        _round_axis(frame, x_label, power="x" in powers),
+    ]
     parts.append(_text(frame.left - 44, 14, y_label, "axis"))
     parts += [_band(frame, line) for line in series]
     parts += [_line(frame, line, as_percent) for line in series]
@@ -174,6 +184,25 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, alt: str, width: float
     return _svg(width, 26, alt, pieces)
 
 
+def side_by_side(
+    charts: Sequence[str], *, columns: int, size: tuple[float, float], alt: str, gap: float = 16
+) -> str:
+    """Several charts of one size as one figure, row by row."""
+    width, height = size
+    placed = [
+        chart.replace(
+            "<svg ",
+            f'<svg x="{(width + gap) * (i % columns):g}" y="{(height + gap) * (i // columns):g}" '
+            f'width="{width:g}" height="{height:g}" ',
+            1,
+        )
+        for i, chart in enumerate(charts)
+    ]
+    rows = math.ceil(len(charts) / columns)
+    whole = ((width + gap) * min(columns, len(charts)) - gap, (height + gap) * rows - gap)
+    return _svg(*whole, alt, placed)
+
+
 def standalone(svg: str) -> str:
     """The figure as a file of its own, with its colours for light and dark inside."""
     background = '<rect width="100%" height="100%" style="fill:var(--card)"/>'
@@ -220,15 +249,16 @@ def _number(value: float, as_percent: bool) -> str:
     return f"{100 * value:.3g} %" if as_percent else f"{value:.3g}"
 
 
-def _grid(frame: Frame, ticks: Sequence[float], as_percent: bool) -> str:
+def _grid(frame: Frame, ticks: Sequence[float], as_percent: bool, *, power: bool = False) -> str:
     parts = []
     for tick in ticks:
         y = frame.y(tick)
+        number = f"{10**tick:g}" if power else _number(tick, as_percent)
         parts.append(
             f'<line class="grid" x1="{frame.left:g}" x2="{frame.width - frame.right:g}" '
             f'y1="{y:g}" y2="{y:g}"/>'
         )
-        parts.append(_text(frame.left - 7, y + 4, _number(tick, as_percent), "tick", anchor="end"))
+        parts.append(_text(frame.left - 7, y + 4, number, "tick", anchor="end"))
     return "".join(parts)
 
 
@@ -245,14 +275,16 @@ def _vertical_grid(frame: Frame, ticks: Sequence[float], as_percent: bool) -> st
     return "".join(parts)
 
 
-def _round_axis(frame: Frame, label: str) -> str:
+def _round_axis(frame: Frame, label: str, *, power: bool = False) -> str:
     first, last = frame.x_range
     step = max(1, math.ceil((last - first) / 10))
     numbers: Sequence[float] = range(math.ceil(first), math.floor(last) + 1, step)
     if len(numbers) < 2 and first < last:  # no rounds: a share, say
         numbers = [n for n in nice_ticks(first, last, 5) if first <= n <= last]
     y = frame.height - frame.bottom + 16
-    ticks = [_text(frame.x(n), y, f"{n:g}", "tick", anchor="middle") for n in numbers]
+    ticks = [
+        _text(frame.x(n), y, f"{10**n if power else n:g}", "tick", anchor="middle") for n in numbers
+    ]
     middle = (frame.left + frame.width - frame.right) / 2
     return "".join(ticks) + _text(middle, frame.height - 6, label, "axis", anchor="middle")
 
@@ -275,7 +307,7 @@ def _line(frame: Frame, line: Series, as_percent: bool) -> str:
         f'<polyline points="{points}" style="fill:none;stroke:{line.colour};'
         f'stroke-width:{width};stroke-linejoin:round{dashes}"/>'
     ]
-    if line.dashed:
+    if line.dashed or len(line.points) > MOST_MARKS:
         return parts[0]
     for x, value in line.points:
         tip = f"{line.title}, {x:g}: {_number(value.mean, as_percent)}"

@@ -116,7 +116,7 @@ def _figure(cells: Mapping[tuple[str, str], Interval], number: int) -> Figure:
         f"Whose data is in whose adapter, round {number}",
         "Area under the ROC curve with which an adapter (column) tells the members of a client "
         "(row) from its non-members; one half is guessing.",
-        {"rows": owners, "columns": adapters, "values": values},
+        {"rows": owners, "columns": adapters, "values": values, "range": [0.5, 1.0]},
     )
 
 
