@@ -135,3 +135,31 @@ def test_every_shipped_recipe_is_valid_and_survives_the_round_trip(name):
 def test_settings_survive_yaml(training, algorithm):
     config = RunConfig(data=MINIMAL["data"], training=training, algorithm=algorithm)
     assert parse_recipe(yaml.safe_load(dump_recipe(config)), "dump") == config
+
+
+def test_the_audit_section_is_left_out_unless_asked_for_and_reads_back():
+    assert parse_recipe(MINIMAL, "r.yaml").audit is None
+    config = parse_recipe(
+        {**MINIMAL, "audit": {"every": 2, "canaries": 8, "gates": {"membership.auc": 0.1}}},
+        "r.yaml",
+    )
+    assert parse_recipe(yaml.safe_load(dump_recipe(config)), "again") == config
+    named = parse_recipe({**MINIMAL, "audit": {"gates": "gates.yaml"}}, "r.yaml")
+    assert parse_recipe(yaml.safe_load(dump_recipe(named)), "again").audit.gates == Path(
+        "gates.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"profil": "quick"}, "audit.profil: unknown key; did you mean 'profile'?"),
+        ({"held_out": 3}, "audit.held_out=3"),
+        ({"repetitions": [1, 1]}, "names a number twice"),
+        ({"repetitions": [17]}, "audit.repetitions.0=17"),
+        ({"placement": "everywhere"}, "audit.placement='everywhere'"),
+        ({"claimed_epsilon": -1}, "audit.claimed_epsilon=-1"),
+    ],
+)
+def test_mistakes_in_the_audit_section_are_found_when_the_recipe_is_read(section, expected):
+    assert expected in fault({**MINIMAL, "audit": section})
