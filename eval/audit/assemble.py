@@ -23,12 +23,14 @@ from fedllm.eval.audit.manifest import by_id, check_sealed, read_examples, read_
 from fedllm.eval.audit.population import Population, Sample, gathered, numbered
 from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Target
+from fedllm.eval.audit.words import removed
 from fedllm.runs import RunDirectory, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
 
 FEWEST = 10
 """Members, and non-members, below which nothing can be measured."""
+SMALLEST_EFFECT = detectable_auc(FEWEST, FEWEST)
 HOW_TO_MAKE = (
     "set private examples aside before training, with 'fedllm audit plan' or the recipe's section "
     "audit"
@@ -221,11 +223,11 @@ def _ready(population: Population) -> Population:
     )
     counts = [len(population.of("member")), len(population.of("nonmember"))]
     if min(counts) < FEWEST:
-        lost = ", ".join(f"{count} {reason}" for reason, count in population.removed.items())
+        lost = removed(population.removed)
+        left = f"{counts[0]} members and {counts[1]} non-members are left"
         raise DataError(
-            f"{counts[0]} members and {counts[1]} non-members are left"
-            f"{f' ({lost} were removed)' if lost else ''}; at least {FEWEST} of each are needed, "
-            f"with which an area under the ROC curve of {detectable_auc(FEWEST, FEWEST):.2f} could "
+            f"{left}{f', after leaving out: {lost}' if lost else ''}; at least {FEWEST} of each "
+            f"are needed, with which an area under the ROC curve of {SMALLEST_EFFECT:.2f} could "
             f"just be told from guessing; {HOW_TO_MAKE}"
         )
     return replace(population, source={**population.source, "digest": population.digest})

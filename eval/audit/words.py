@@ -83,6 +83,11 @@ def findings(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(found, key=lambda finding: finding["verdict"] is None)
 
 
+def removed(counts: Mapping[str, int]) -> str:
+    """What was left out and why."""
+    return "; ".join(f"{reason} ({count})" for reason, count in sorted(counts.items()))
+
+
 def data_sentence(report: Mapping[str, Any]) -> str:
     """How many samples stand behind it, and what they can show."""
     data, power = report["data"], report["power"]
@@ -98,6 +103,5 @@ def data_sentence(report: Mapping[str, Any]) -> str:
         "ruled out."
     )
     if data["removed"]:
-        lost = "; ".join(f"{count} {reason}" for reason, count in sorted(data["removed"].items()))
-        text += f" Left out: {lost}."
+        text += f" Left out: {removed(data['removed'])}."
     return text

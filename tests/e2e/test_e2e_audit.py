@@ -1,4 +1,4 @@
-"""A recipe's section ``audit``: planted before training, audited in the run, nothing private out."""
+"""A recipe's section ``audit``: planted before training, audited in the run, no text outside."""
 
 import json
 import time
