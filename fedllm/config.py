@@ -336,6 +336,11 @@ class AuditConfig(Section):
     def _check(self) -> AuditConfig:
         if len(set(self.repetitions)) < len(self.repetitions):
             raise ValueError(f"repetitions={self.repetitions} names a number twice; name each once")
+        if self.claimed_epsilon is not None and not self.canaries:
+            raise ValueError(
+                f"claimed_epsilon={self.claimed_epsilon:g} can be tested with canaries alone; set "
+                "canaries to 100 or more, or leave the claim out"
+            )
         return self
 
 

@@ -159,6 +159,7 @@ def test_the_audit_section_is_left_out_unless_asked_for_and_reads_back():
         ({"repetitions": [17]}, "audit.repetitions.0=17"),
         ({"placement": "everywhere"}, "audit.placement='everywhere'"),
         ({"claimed_epsilon": -1}, "audit.claimed_epsilon=-1"),
+        ({"claimed_epsilon": 3}, "audit: claimed_epsilon=3 can be tested with canaries alone"),
     ],
 )
 def test_mistakes_in_the_audit_section_are_found_when_the_recipe_is_read(section, expected):

@@ -96,6 +96,7 @@ def _utility(report: Data) -> list[Drawing]:
 def _lines(figure: Data, data: Data) -> Drawing:
     """``lines``: title -> points ``[x, mean, low, high]``."""
     log = bool(data.get("log_x"))
+    lines = {title: data["lines"][title] for title in sorted(data["lines"], key=_global_first)}
     series = [
         Series(
             title,
@@ -105,11 +106,11 @@ def _lines(figure: Data, data: Data) -> Drawing:
                 for x, mean, low, high in p
             ],
         )
-        for number, (title, p) in enumerate(data["lines"].items())
+        for number, (title, p) in enumerate(lines.items())
     ]
     rows = [
         [title, f"{x:g}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}"]
-        for title, points in data["lines"].items()
+        for title, points in lines.items()
         for x, mean, low, high in points
     ]
     table = [["", data["x_label"], "value", "bounds"], *rows]
@@ -120,6 +121,10 @@ def _lines(figure: Data, data: Data) -> Drawing:
     return _finished(
         figure, series, data["x_label"], data["y_label"], table, powers="x" if log else ""
     )
+
+
+def _global_first(title: str) -> bool:
+    return title != GLOBAL
 
 
 def _roc(figure: Data, data: Data) -> Drawing:

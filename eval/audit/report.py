@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ from fedllm.eval.audit.samples import leaking_samples
 
 SCHEMA = 1
 REPORT, SCORES = "report.json", "scores.json"
+READABLE: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "report.html": render_html,
+    "report.md": render_markdown,
+}
+"""Files that say the same as the JSON, and nothing else."""
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn")
 THREATS = {
     "outsider": "somebody who has the final adapter and the base model, and knows or guesses the "
@@ -147,9 +152,10 @@ def _power(population: Population) -> dict[str, float]:
 def write_audit(report: Mapping[str, Any], stored: Stored, out: Path) -> None:
     """Writes all files; the JSON last, so that it never speaks of files that are not there."""
     atomic_json(out / SCORES, stored.as_dict(), mode=0o600)
-    atomic_text(out / "report.html", render_html(report), mode=0o600)
-    atomic_text(out / "report.md", render_markdown(report), mode=0o600)
-    atomic_json(out / REPORT, dict(report), mode=0o600)
+    kept = json.loads(json.dumps(report, sort_keys=True))  # as it is read back
+    for name, render in READABLE.items():
+        atomic_text(out / name, render(kept), mode=0o600)
+    atomic_json(out / REPORT, kept, mode=0o600)
 
 
 def read_report(path: Path) -> tuple[dict[str, Any], Path]:

@@ -23,6 +23,8 @@ from fedllm.eval.audit.verdicts import Limits
 from fedllm.eval.probes.registry import PROBES
 from fedllm.progress import Watcher
 
+CANARY = "canary"
+"""The probe that bounds epsilon."""
 PRIVATE = "private"
 """Folder of the report that is as private as the shards: cached passes."""
 
@@ -74,6 +76,8 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         FedLLMError: Something the person can mend, found before anything expensive ran.
     """
     started = time.monotonic()
+    if request.claim:
+        _check_claim(request)
     subject, targets = request.subject, list(request.targets)
     subject.check(targets)
     chosen = choose_template(request.template, subject, targets, request.population)
@@ -107,6 +111,19 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
     )
     write_audit(report, stored, request.out)
     return report
+
+
+def _check_claim(request: Request) -> None:
+    """Refuses to pass over a claim: it can be tested with canaries alone."""
+    if not request.population.of("canary"):
+        raise ConfigError(
+            "a claimed epsilon can be tested with canaries alone, and none were planted; plan them "
+            "with 'fedllm audit plan' or audit.canaries before training, or leave the claim out"
+        )
+    if request.only and CANARY not in request.only:
+        raise ConfigError(
+            f"a claimed epsilon is tested by the probe {CANARY}; add it to the others"
+        )
 
 
 def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, float]]:

@@ -68,6 +68,8 @@ def decide(finding: Finding, limits: Limits, broken: Mapping[str, str]) -> Gate:
     if limit is None:
         return Gate(finding, None, None, "reported without a limit")
     lost = [name for name in finding.needs if name in broken]
+    if finding.metric == CLAIMED and finding.value and finding.value.low > limit:
+        lost = []  # right guesses about fair coins refute a claim, whatever else went wrong
     if lost:
         return Gate(finding, limit, "INVALID", f"control {lost[0]}: {broken[lost[0]]}")
     if finding.value is None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedllm import __version__
 from fedllm.eval.audit.judge import judge
 from fedllm.eval.audit.manifest import digest_of
-from fedllm.eval.audit.report import read_report, read_scores
+from fedllm.eval.audit.report import READABLE, read_report, read_scores
 from fedllm.eval.audit.verdicts import CLAIMED, LIMITS
 
 MOST = 5
@@ -35,6 +36,7 @@ def verify(path: Path) -> tuple[dict[str, Any], list[str]]:
         faults.append("scores.json is not the file the report was made from")
     if dict(report.get("limits") or {}).get(CLAIMED) != LIMITS[CLAIMED]:
         faults.append(f"limits.{CLAIMED} was moved, which nobody can")
+    faults += _rendered_otherwise(report, folder)
     try:
         again = judge(stored, report["limits"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -44,6 +46,24 @@ def verify(path: Path) -> tuple[dict[str, Any], list[str]]:
     told = {key: report.get(key) for key in again}
     faults += [f"{where} is not what the scores give" for where in differences(told, again)][:MOST]
     return report, faults
+
+
+def _rendered_otherwise(report: dict[str, Any], folder: Path) -> list[str]:
+    """Pages beside a report that say something else; another version may draw differently."""
+    if report.get("tool_version") != __version__:
+        return []
+    faults = []
+    for name, render in READABLE.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            same = path.read_text(encoding="utf-8") == render(report)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            same = False
+        if not same:
+            faults.append(f"{name} is not what the report says")
+    return faults
 
 
 def differences(told: Any, again: Any, where: str = "") -> Iterator[str]:

@@ -1,6 +1,8 @@
 """A recipe's section ``audit``: planted before training, audited in the run, no text outside."""
 
 import json
+import logging
+import shutil
 import time
 
 import pytest
@@ -9,11 +11,13 @@ from typer.testing import CliRunner
 
 from fedllm.cli import app
 from fedllm.config import AuditConfig
+from fedllm.data.samples import domain_examples
 from fedllm.data.shards import read_shard
 from fedllm.errors import ConfigError, DataError
 from fedllm.eval.audit import trained_controls
 from fedllm.eval.audit.assemble import of_run
 from fedllm.eval.audit.canaries import PHRASINGS, canaries_of
+from fedllm.eval.audit.manifest import digest_of
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.verdicts import EXIT
 from fedllm.eval.audit.verify import verify
@@ -22,8 +26,10 @@ from fedllm.progress import Watcher
 from fedllm.runs import open_run
 
 DOMAINS = ("code", "math", "medical")
+MARK = "zqx"
+"""Begins a word that every private row holds and nothing else does."""
 SECTIONS = {
-    "data": {"private": [{"path": f"samples:{domain}", "limit": 40} for domain in DOMAINS]},
+    "data": {"private": [{"path": f"{domain}.jsonl", "domain": domain} for domain in DOMAINS]},
     "retrieval": {"method": "none"},
     "eval": {"arms": []},
     "audit": {
@@ -37,8 +43,23 @@ SECTIONS = {
 }
 
 
+def config_of(folder, name="run", **sections):
+    """The recipe on three files of 40 marked rows each."""
+    for domain in DOMAINS:
+        rows = domain_examples(domain, 40, 0, part="private")
+        rows = [
+            {"instruction": f"{row.instruction} {MARK}{domain}{n}", "input": row.input,
+             "output": f"{row.output} {MARK}{domain}{n}"}
+            for n, row in enumerate(rows)
+        ]  # fmt: skip
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{domain}.jsonl").write_text(lines)
+    data = {**SECTIONS["data"], "root": str(folder)}
+    return small_config(folder, name, **{**SECTIONS, "data": data, **sections})
+
+
 def work(folder, name="run", **sections):
-    config = small_config(folder, name, **{**SECTIONS, **sections})
+    config = config_of(folder, name, **sections)
     return run_experiment(config, Watcher(quiet=True), command="test", started=time.monotonic())
 
 
@@ -59,7 +80,14 @@ def hasty():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
-    return folder, work(folder)
+    log = logging.FileHandler(folder / "debug.log")
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.addHandler(log)
+    root.setLevel(logging.DEBUG)
+    summary = work(folder)
+    root.removeHandler(log)
+    root.setLevel(level)
+    return folder, summary
 
 
 def test_a_run_audits_every_round_and_says_so(finished):
@@ -75,6 +103,59 @@ def test_a_run_audits_every_round_and_says_so(finished):
     assert report["limits"]["membership.auc"] == 0.5
     page = (folder / "run" / "report" / "index.html").read_text()
     assert f"Privacy audit: {report['verdict']}" in page
+
+
+def resigned(report):
+    kept = {key: value for key, value in report.items() if key not in ("volatile", "sha256")}
+    report["sha256"] = digest_of(kept)
+
+
+def flip_verdict(report, scores):
+    report["verdict"] = "PASS"
+
+
+def move_bound(report, scores):
+    report["probes"][0]["findings"][0]["value"]["high"] = 0.0
+    resigned(report)
+
+
+def change_score(report, scores):
+    scores["probes"]["membership"]["scores"]["global 2"]["loss"]["member"][0] += 5
+    report["scores_sha256"] = digest_of(scores)
+    resigned(report)
+
+
+def waive_the_claim(report, scores):
+    report["limits"]["epsilon.claimed"] = None
+    resigned(report)
+
+
+def rename_a_sample(report, scores):
+    report["data"]["members"] += 1
+
+
+TAMPERED = [flip_verdict, move_bound, change_score, waive_the_claim, rename_a_sample]
+
+
+@pytest.mark.parametrize("tamper", TAMPERED, ids=lambda change: change.__name__)
+def test_a_report_that_was_altered_is_refused_even_with_new_digests(finished, tmp_path, tamper):
+    folder = shutil.copytree(finished[0] / "run" / "audit", tmp_path / "audit")
+    values = [json.loads((folder / name).read_text()) for name in ("report.json", "scores.json")]
+    tamper(*values)
+    for name, value in zip(("report.json", "scores.json"), values, strict=True):
+        (folder / name).write_text(json.dumps(value))
+    assert CliRunner().invoke(app, ["audit", "verify", str(folder)]).exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_a_page_that_says_something_else_is_refused(finished, tmp_path, name):
+    folder = shutil.copytree(finished[0] / "run" / "audit", tmp_path / "audit")
+    assert not verify(folder)[1]
+    text = (folder / name).read_text()
+    (folder / name).write_text(
+        text.replace(json.loads((folder / "report.json").read_text())["verdict"], "PASS")
+    )
+    assert verify(folder)[1] == [f"{name} is not what the report says"]
 
 
 def test_canaries_are_in_shards_alone_and_only_where_the_coin_said_so(finished):
@@ -96,9 +177,19 @@ def test_canaries_are_in_shards_alone_and_only_where_the_coin_said_so(finished):
     assert len(closed) > 5 and not [path for path in closed if path.stat().st_mode & 0o077]
 
 
+def test_no_private_word_is_outside_the_shards_or_in_a_log(finished):
+    folder, _ = finished
+    run = open_run(folder / "run")
+    files = [p for p in (folder / "run").rglob("*") if p.is_file() and run.shards not in p.parents]
+    files.append(folder / "debug.log")
+    assert len(files) > 20 and run.audit / "report.json" in files
+    assert not [path for path in files if MARK.encode() in path.read_bytes()]
+    assert MARK in run.shard_file("code").read_text()  # the search would have found it
+
+
 def test_without_the_section_no_canary_is_planted(tmp_path):
     for name, section, size in (("plain", None, 40), ("audited", {"held_out": 10}, 30)):
-        config = small_config(tmp_path, name, data=SECTIONS["data"], retrieval={"method": "none"})
+        config = config_of(tmp_path, name)
         config = config.model_copy(update={"audit": section and AuditConfig(**section)})
         prepare_run(config, Watcher(quiet=True))
         run = open_run(tmp_path / name)
@@ -160,13 +251,14 @@ def test_the_audit_changes_the_exit_code_only_when_asked(finished):
     folder, summary = finished
     code = EXIT[summary["audit"]["verdict"]]
     assert code
-    path = write_recipe(folder, "run", **SECTIONS)
+    data = {**SECTIONS["data"], "root": str(folder)}
+    path = write_recipe(folder, "run", **{**SECTIONS, "data": data})
     done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == 0, done.output
     assert f"Privacy audit: {summary['audit']['verdict']}" in " ".join(done.output.split())
     recipe = folder / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("enforce: false", "enforce: true"))
     section = {**SECTIONS["audit"], "enforce": True}
-    path = write_recipe(folder, "run", **{**SECTIONS, "audit": section})
+    path = write_recipe(folder, "run", **{**SECTIONS, "data": data, "audit": section})
     assert CliRunner().invoke(app, ["run", str(path)]).exit_code == code
     assert AuditConfig().enforce is False

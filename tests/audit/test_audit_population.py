@@ -1,0 +1,87 @@
+"""Who may be asked about: overlaps are counted and removed, too little is refused with numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from fedllm.errors import ConfigError, DataError
+from fedllm.eval.audit.assemble import of_files
+from fedllm.eval.audit.findings import Finding
+from fedllm.eval.audit.manifest import write_examples
+from fedllm.eval.audit.samples import masked
+from fedllm.eval.audit.settings import PROFILES
+from fedllm.eval.audit.verdicts import CLAIMED, LIMITS, checked_limits, decide, overall
+from fedllm.eval.stats import Interval
+from fedllm.types import Example
+
+SETTINGS = PROFILES["quick"]
+
+
+def texts(kind: str, count: int) -> list[Example]:
+    """Texts that share no run of three words."""
+    return [
+        Example(f"{kind}a{n} {kind}b{n} {kind}c{n} {kind}d{n}", f"{kind}e{n} {kind}f{n}")
+        for n in range(count)
+    ]
+
+
+def written(folder: Path, name: str, examples: list[Example]) -> list[Path]:
+    path = folder / f"{name}.jsonl"
+    write_examples(path, examples)
+    return [path]
+
+
+def population(folder: Path, members, nonmembers, public=()):
+    files = [written(folder, "m", members), written(folder, "n", nonmembers)]
+    pool = written(folder, "p", list(public)) if public else []
+    return of_files(*files, SETTINGS, 0, public=pool)
+
+
+def test_members_that_are_public_are_counted_and_removed(tmp_path):
+    members, strangers = texts("m", 30), texts("n", 30)
+    found = population(tmp_path, members, strangers, [*members[:7], *strangers[:2]])
+    assert len(found.of("member")) == 23 and len(found.of("nonmember")) == 28
+    assert found.removed == {"nearly equal to a public example": 9}
+
+
+def test_near_duplicates_across_the_two_are_removed_from_the_non_members(tmp_path):
+    members = texts("m", 30)
+    twins = [Example(m.instruction.upper(), m.output + " .") for m in members[:4]]
+    found = population(tmp_path, members, [*twins, *texts("n", 30)])
+    assert len(found.of("member")) == 30 and len(found.of("nonmember")) == 30
+    assert found.removed == {"non-member nearly equal to a member": 4}
+
+
+def test_when_too_few_are_left_the_smallest_effect_and_what_was_removed_are_told(tmp_path):
+    members = texts("m", 30)
+    with pytest.raises(DataError) as refused:
+        population(tmp_path, members, [*members[:25], *texts("n", 5)])
+    message = str(refused.value)
+    assert "30 members and 5 non-members are left" in message
+    assert "non-member nearly equal to a member (25)" in message
+    assert "area under the ROC curve of 0.83 could just be told from guessing" in message
+    assert "fedllm audit plan" in message and "\n" not in message
+
+
+def test_a_masked_excerpt_tells_three_characters_and_no_length():
+    assert masked("31415926") == masked("314") == "314████"
+
+
+def claimed(low: float) -> Finding:
+    return Finding(CLAIMED, "", Interval(low, low, low, 100), "", needs=("positive", "negative"))
+
+
+def test_an_epsilon_above_the_claim_fails_whatever_gates_and_controls_say():
+    broken = {"positive": "not caught"}
+    gates = [decide(claimed(0.1), LIMITS, broken)]
+    assert gates[0].verdict == "FAIL" and overall(gates) == "FAIL"
+    assert decide(claimed(-0.1), LIMITS, broken).verdict == "INVALID"
+    for limit in (1.0, None):
+        with pytest.raises(ConfigError, match="cannot be moved or waived"):
+            checked_limits({CLAIMED: limit}, "gates.yaml")
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), True, "0.1"])
+def test_a_limit_that_is_no_number_is_refused(limit):
+    with pytest.raises(ConfigError, match="is no number"):
+        checked_limits({"membership.auc": limit}, "gates.yaml")
