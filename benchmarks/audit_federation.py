@@ -38,12 +38,14 @@ from fedllm.eval.audit.exposure import ranked
 from fedllm.eval.audit.report import read_report, read_scores
 from fedllm.eval.figures.palette import client_colour
 from fedllm.eval.figures.svg import Series, line_chart, side_by_side, standalone
+from fedllm.eval.probes.registry import PROBES
 from fedllm.eval.stats import Interval
 from fedllm.eval.stats.intervals import percentiles
 from fedllm.recipe import dump_recipe, parse_recipe
 from fedllm.runs import open_run, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 
+PROBED = ("extraction", "membership", "regurgitation", "canary", "crossing", "uploads")
 RESAMPLES = 2000
 VERBATIM = 8
 """Tokens of a response that count as extracted."""
@@ -60,14 +62,13 @@ class Measure:
     """One way to measure leakage: who leaks against who cannot, and what difference would count."""
 
     title: str
+    probe: str
     read: Callable[[Mapping[str, Any], Mapping[str, Any], str], Column | None]
     """From stored probes and design, for one adapter."""
     margin: float
     """Difference between volumes that is too small to count; a round's drift may be half of it."""
     area: bool = False
     """Compared by the area under the ROC curve, not by the difference of means."""
-    centre: float = 0.0
-    """Value without any leakage."""
 
 
 def membership(probes: Mapping[str, Any], _: Mapping[str, Any], name: str) -> Column:
@@ -83,6 +84,12 @@ def extraction(probes: Mapping[str, Any], _: Mapping[str, Any], name: str) -> Co
         np.array(found[g]["response"]) >= VERBATIM for g in ("member", "nonmember")
     )
     return member.astype(float), nonmember.astype(float)
+
+
+def regurgitation(probes: Mapping[str, Any], _: Mapping[str, Any], name: str) -> Column:
+    """ROUGE-L of greedy responses to true instructions with the true responses."""
+    found = probes["regurgitation"]["scores"][name]["instruction"]
+    return np.array(found["member"]), np.array(found["nonmember"])
 
 
 def exposure(repetitions: int) -> Callable[..., Column]:
@@ -101,16 +108,23 @@ def exposure(repetitions: int) -> Callable[..., Column]:
 
 MEASURES: dict[str, Measure] = {
     "membership": Measure(
-        "Membership: area under the ROC curve", membership, 0.02, area=True, centre=0.5
+        "Membership: area under the ROC curve", "membership", membership, 0.02, area=True
     ),
     "extraction": Measure(
-        f"Responses whose first {VERBATIM} tokens come back, excess over non-members",
+        f"First {VERBATIM} tokens of responses come back, excess over non-members",
+        "extraction",
         extraction,
         0.02,
     ),
+    "regurgitation": Measure(
+        "ROUGE-L of responses, excess over non-members", "regurgitation", regurgitation, 0.02
+    ),
     **{
         f"exposure_{n}": Measure(
-            f"Exposure of canaries planted {n} x, bits above those left out", exposure(n), 0.5
+            f"Exposure of canaries planted {n} x, bits above those left out",
+            "canary",
+            exposure(n),
+            0.5,
         )
         for n in REPETITIONS
     },
@@ -203,6 +217,7 @@ def recipe(volume: int, options: argparse.Namespace) -> dict[str, Any]:
         "audit": {
             "every": 1,
             "held_out": options.held_out,
+            "probes": [name for name in PROBED if name in PROBES],
             "canaries": options.canaries,
             "repetitions": list(REPETITIONS),
             "placement": "single",
@@ -295,6 +310,7 @@ def columns(run: Path) -> dict[str, list[Column]]:
     return {
         key: [measure.read(stored.probes, design, name) for name in names]
         for key, measure in MEASURES.items()
+        if measure.probe in stored.probes
     }
 
 

@@ -312,7 +312,7 @@ class AuditConfig(Section):
     profile: ProfileName = "quick"
     """How much is looked at: samples, attacks, generated texts."""
     probes: list[str] = Field(default_factory=list)
-    """Only these probes, e.g. ``[membership, canary]``; empty runs all of the profile."""
+    """These probes, e.g. ``[membership, canary]``, whatever the profile; empty runs all of it."""
     held_out: int = Field(40, ge=10)
     """Private examples per client set aside before training as non-members."""
     canaries: int = Field(0, ge=0)

@@ -44,7 +44,7 @@ class Request:
     claim: Mapping[str, Any] | None = None
     template: str = "auto"
     only: Sequence[str] = ()
-    """Names of the probes to run; empty for all of the profile."""
+    """Names of the probes to run, whatever the profile; empty for all of it."""
     cache: Path | None = None
     """Where passes over private text are kept; ``None`` means ``out/private``."""
     utility: Sequence[Mapping[str, Any]] = ()
@@ -131,7 +131,7 @@ def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, f
     probes = [
         probe
         for probe in PROBES.values()
-        if context.settings.runs(probe.profile) and (not only or probe.name in only)
+        if (probe.name in only if only else context.settings.runs(probe.profile))
     ]
     seconds: dict[str, float] = {}
     found: dict[str, Scores] = {}

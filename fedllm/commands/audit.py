@@ -121,7 +121,7 @@ def run(
         float | None, typer.Option(help="Differential privacy that training claims.")
     ] = None,
     claimed_delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
-    probes: Annotated[str | None, typer.Option(help="Only these probes, e.g. membership.")] = None,
+    probes: Annotated[str | None, typer.Option(help="These probes alone, e.g. membership.")] = None,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Trust that two names mean one base model.")
     ] = False,

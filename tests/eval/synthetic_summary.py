@@ -61,6 +61,7 @@ def make_summary(*, rounds=6, seed=0, last=None, samples=60):
         "arms": [_arm(name, last[name], last["base"], rounds, samples, rng) for name in last],
         "coverage": _coverage(rng),
         "probe": _probe(),
+        "audit": _audit(),
         "traffic": {
             client: {
                 "up": {"adapter": 1_240_331, "centroids": 12_416, "metrics": 4_311},
@@ -180,3 +181,28 @@ def _probe():
             "tokens": {"instruction": {"members": 0.3}, "response": {"members": 0.7}},
         }
     return {"clients": clients, "description": "Share of samples with a verbatim run."}
+
+
+def _audit():
+    finding = {
+        "title": "Membership inference",
+        "verdict": "PASS",
+        "target": "global 6",
+        "client": "",
+        "value": {"mean": 0.03, "low": -0.02, "high": 0.08, "n": 200},
+        "unit": "auc",
+        "limit": 0.15,
+        "sentence": "The strongest of 5 attacks ranks members above in 53 % of pairs.",
+    }
+    worst = {**finding, "title": "Verbatim extraction", "verdict": "INCONCLUSIVE", "unit": "share"}
+    return {
+        "verdict": "INCONCLUSIVE",
+        "headline": "Nothing above the limits is proven, and nothing is ruled out.",
+        "rounds": [3, 6],
+        "findings": [finding, worst],
+        "controls": [
+            {"title": "Base model", "holds": False, "sentence": "The base model saw them <before>."}
+        ],
+        "data": {"members": 200, "nonmembers": 200, "canaries": 0, "planted": 0},
+        "sha256": "0" * 64,
+    }

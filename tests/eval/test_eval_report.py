@@ -222,6 +222,14 @@ def test_failures_are_named_on_the_page_and_the_terminal(summary):
     assert "No client failed" in render_html(bare_bones(summary))
 
 
+def test_the_audit_is_told_in_a_line_and_its_verdicts_in_a_table(summary):
+    line = "Privacy audit: INCONCLUSIVE (Verbatim extraction)."
+    html = render_html(summary)
+    assert line in html and line in " ".join(printed(summary).split())
+    assert "saw them &lt;before&gt;" in html and "+0.030 [-0.020, +0.080]" in html
+    assert "Privacy audit" not in render_html({**summary, "audit": None})
+
+
 def test_time_that_no_stage_explains_is_shown(summary):
     parts = dict(findings.time_parts(summary))
     assert sum(parts.values()) == pytest.approx(summary["seconds"]["total"])
