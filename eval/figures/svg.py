@@ -282,11 +282,11 @@ def _round_axis(frame: Frame, label: str, *, power: bool = False) -> str:
     if len(numbers) < 2 and first < last:  # no rounds: a share, say
         numbers = [n for n in nice_ticks(first, last, 5) if first <= n <= last]
     y = frame.height - frame.bottom + 16
-    labels = [f"{10**n if power else n:g}" for n in numbers]
     ticks = []
-    for n, label in zip(numbers, labels, strict=True):
-        cut = len(label) > 3 and frame.x(n) > frame.width - frame.right - 9
-        ticks.append(_text(frame.x(n), y, label, "tick", anchor="end" if cut else "middle"))
+    for n in numbers:
+        text = f"{10**n if power else n:g}"
+        cut = len(text) > 3 and frame.x(n) > frame.width - frame.right - 9
+        ticks.append(_text(frame.x(n), y, text, "tick", anchor="end" if cut else "middle"))
     middle = (frame.left + frame.width - frame.right) / 2
     return "".join(ticks) + _text(middle, frame.height - 6, label, "axis", anchor="middle")
 

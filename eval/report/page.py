@@ -258,10 +258,11 @@ def _audit(summary: Mapping[str, Any]) -> str:
     heads = ["verdict", "what", "adapter", "excess, one-sided 95 % bounds", "limit"]
     broken = [c["sentence"] for c in audit["controls"] if not c["holds"]]
     body = [
-        f"<p>{verdict_tag(audit['verdict'])} {escape(' '.join(broken))}</p>",
+        f"<p>{verdict_tag(audit['verdict'])} {escape(' '.join([audit['headline'], *broken]))}</p>",
         html.table(heads, rows),
     ]
-    return html.section("Privacy audit", findings.audit_sentence(audit), body)
+    text = "What the adapters give away; the whole report is audit/report.html beside this folder."
+    return html.section("Privacy audit", text, body)
 
 
 def _rate(row: Mapping[str, Any]) -> str:

@@ -102,7 +102,31 @@ def test_a_run_audits_every_round_and_says_so(finished):
     assert report["data"]["canaries"] == 16 and report["data"]["members"] == 90
     assert report["limits"]["membership.auc"] == 0.5
     page = (folder / "run" / "report" / "index.html").read_text()
-    assert f"Privacy audit: {report['verdict']}" in page
+    assert "Privacy audit" in page and report["verdict"] in page
+
+
+def test_the_samples_that_leak_most_are_masked_unless_their_text_is_asked_for(finished):
+    folder, _ = finished
+    report = stored(folder / "run")
+    rows = {
+        row.output[:3]
+        for d in DOMAINS
+        for row in read_shard(open_run(folder / "run").shard_file(d)).train
+    }
+    assert 0 < len(report["samples"]) <= 10 and not report["text_included"]
+    for found in report["samples"]:
+        assert "text" not in found and found["excerpt"].endswith("████")
+        assert found["excerpt"].removesuffix("████") in rows and len(found["digest"]) == 16
+    out = folder / "quoted"
+    asked = ["audit", "run", "--run", str(folder / "run"), "--out", str(out), "--include-text"]
+    done = CliRunner().invoke(app, [*asked, "--probes", "membership"])
+    assert done.exit_code in EXIT.values(), done.output
+    assert "warning: This report quotes private text" in done.stderr
+    quoted = json.loads((out / "report.json").read_text())
+    assert quoted["text_included"] and all(found["text"]["output"] for found in quoted["samples"])
+    assert MARK in (out / "report.html").read_text()
+    assert not [path for path in out.iterdir() if path.is_file() and path.stat().st_mode & 0o077]
+    assert not verify(out)[1]
 
 
 def resigned(report):

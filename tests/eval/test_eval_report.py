@@ -13,7 +13,7 @@ from rich.console import Console
 from synthetic_summary import DOMAINS, LAST, make_summary
 
 from fedllm.eval.figures import formats
-from fedllm.eval.figures.svg import nice_ticks, standalone
+from fedllm.eval.figures.svg import Series, line_chart, nice_ticks, standalone
 from fedllm.eval.report import findings
 from fedllm.eval.report.drawings import drawings
 from fedllm.eval.report.write import render_html, render_terminal, write_report
@@ -225,9 +225,22 @@ def test_failures_are_named_on_the_page_and_the_terminal(summary):
 def test_the_audit_is_told_in_a_line_and_its_verdicts_in_a_table(summary):
     line = "Privacy audit: INCONCLUSIVE (Verbatim extraction)."
     html = render_html(summary)
-    assert line in html and line in " ".join(printed(summary).split())
-    assert "saw them &lt;before&gt;" in html and "+0.030 [-0.020, +0.080]" in html
+    assert line in " ".join(printed(summary).split())
+    assert (
+        "audit/report.html" in html
+        and "saw them &lt;before&gt;" in html
+        and "+0.030 [-0.020, +0.080]" in html
+    )
     assert "Privacy audit" not in render_html({**summary, "audit": None})
+
+
+def test_axes_of_powers_and_of_shares_have_labels_of_their_own():
+    point = [(-2.0, Interval(-2, -2, -2, 1)), (0.0, Interval(0, 0, 0, 1))]
+    drawn = line_chart([Series("a", "c", point)], alt="", y_label="y", x_label="x", powers="xy")
+    assert [">0.01<", ">0.1<", ">1<"] == [t for t in (">0.01<", ">0.1<", ">1<") if t in drawn]
+    shares = [(0.17, Interval(1, 1, 1, 1)), (0.28, Interval(2, 2, 2, 1))]
+    drawn = line_chart([Series("a", "c", shares)], alt="", y_label="y", x_label="exact score")
+    assert ">exact score<" in drawn and ">0.2<" in drawn
 
 
 def test_time_that_no_stage_explains_is_shown(summary):
