@@ -77,7 +77,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
     """
     started = time.monotonic()
     if request.claim:
-        _check_claim(request)
+        check_claim(request)
     subject, targets = request.subject, list(request.targets)
     subject.check(targets)
     chosen = choose_template(request.template, subject, targets, request.population)
@@ -113,8 +113,12 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
     return report
 
 
-def _check_claim(request: Request) -> None:
-    """Refuses to pass over a claim: it can be tested with canaries alone."""
+def check_claim(request: Request) -> None:
+    """Refuses to pass over a claim: it can be tested with canaries alone.
+
+    Raises:
+        ConfigError: There are none, or the probe that looks at them is left out.
+    """
     if not request.population.of("canary"):
         raise ConfigError(
             "a claimed epsilon can be tested with canaries alone, and none were planted; plan them "

@@ -1,13 +1,18 @@
 """Who may be asked about: overlaps are counted and removed, too little is refused with numbers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from fedllm.config import AuditConfig
 from fedllm.errors import ConfigError, DataError
 from fedllm.eval.audit.assemble import of_files
+from fedllm.eval.audit.canaries import PHRASINGS, canary_samples, draw_canaries
 from fedllm.eval.audit.findings import Finding
 from fedllm.eval.audit.manifest import write_examples
+from fedllm.eval.audit.population import gathered
+from fedllm.eval.audit.run import check_claim
 from fedllm.eval.audit.samples import masked
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.verdicts import CLAIMED, LIMITS, checked_limits, decide, overall
@@ -85,3 +90,30 @@ def test_an_epsilon_above_the_claim_fails_whatever_gates_and_controls_say():
 def test_a_limit_that_is_no_number_is_refused(limit):
     with pytest.raises(ConfigError, match="is no number"):
         checked_limits({"membership.auc": limit}, "gates.yaml")
+
+
+def test_a_canary_is_repeated_as_often_as_there_are_phrasings():
+    assert AuditConfig(repetitions=[len(PHRASINGS)]).repetitions == [len(PHRASINGS)]
+    with pytest.raises(ValueError, match="less than or equal"):
+        AuditConfig(repetitions=[len(PHRASINGS) + 1])
+
+
+@pytest.mark.parametrize("placement", ["single", "spread", "both"])
+def test_canaries_are_placed_as_asked_and_the_coin_is_fair(placement):
+    drawn = draw_canaries("abcd", each=400, repetitions=(1,), seed=3, placement=placement)
+    widths = {len(canary.clients) for canary in drawn}
+    assert widths == {"single": {1}, "spread": {4}, "both": {1, 4}}[placement]
+    assert 160 < sum(canary.included for canary in drawn) < 240
+    assert [c.secret for c in drawn] != [c.secret for c in draw_canaries(
+        "abcd", each=400, repetitions=(1,), seed=4, placement=placement)]  # fmt: skip
+
+
+def test_a_claim_that_nothing_can_test_is_refused(tmp_path):
+    without = population(tmp_path, texts("m", 30), texts("n", 30))
+    asked = {"claim": {"epsilon": 1.0}, "only": ()}
+    with pytest.raises(ConfigError, match="canaries alone, and none were planted"):
+        check_claim(SimpleNamespace(population=without, **asked))
+    samples = canary_samples(draw_canaries("a", each=4, repetitions=(1,), seed=0))
+    planted = SimpleNamespace(population=gathered(samples), **{**asked, "only": ("membership",)})
+    with pytest.raises(ConfigError, match="the probe canary"):
+        check_claim(planted)
