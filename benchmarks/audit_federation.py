@@ -34,6 +34,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from fedllm.atomic import atomic_json, atomic_text
+from fedllm.eval.audit.estimates import detectable_share
 from fedllm.eval.audit.exposure import ranked
 from fedllm.eval.audit.report import read_report, read_scores
 from fedllm.eval.figures.palette import client_colour
@@ -69,6 +70,16 @@ class Measure:
     """Difference between volumes that is too small to count; a round's drift may be half of it."""
     area: bool = False
     """Compared by the area under the ROC curve, not by the difference of means."""
+    shares: bool = False
+    """Values are 0 or 1: where all are equal, resampling knows no spread and a bound is needed."""
+
+    def bounded(
+        self, value: float, draws: Array, n: int, level: float = 0.95, *, per: int = 1
+    ) -> Interval:
+        """Percentile interval; without any spread, what ``n`` samples cannot rule out."""
+        found = percentiles(value, draws, n, level)
+        reach = detectable_share(n) / per if self.shares and np.ptp(draws) == 0 else 0.0
+        return Interval(value, found.low - reach, found.high + reach, n)
 
 
 def membership(probes: Mapping[str, Any], _: Mapping[str, Any], name: str) -> Column:
@@ -115,6 +126,7 @@ MEASURES: dict[str, Measure] = {
         "extraction",
         extraction,
         0.02,
+        shares=True,
     ),
     "regurgitation": Measure(
         "ROUGE-L of responses, excess over non-members", "regurgitation", regurgitation, 0.02
@@ -344,11 +356,11 @@ class Bootstrap:
 def trend(measure: Measure, values: Array, draws: Array, n: int) -> dict[str, Any]:
     """The series with intervals, its slope over all rounds and over the last ones."""
     rounds = np.arange(1, len(values) + 1)
-    whole = slopes(rounds, values, draws, n)
-    last = slopes(rounds[-LAST:], values[-LAST:], draws[:, -LAST:], n)
+    whole = slopes(measure, rounds, values, draws, n)
+    last = slopes(measure, rounds[-LAST:], values[-LAST:], draws[:, -LAST:], n)
     kendall = kendalltau(rounds, values) if len(values) > 2 else None
     bounds = [
-        percentiles(v, column, n).as_dict() for v, column in zip(values, draws.T, strict=True)
+        measure.bounded(v, column, n).as_dict() for v, column in zip(values, draws.T, strict=True)
     ]
     return {
         "rounds": bounds,
@@ -362,12 +374,15 @@ def trend(measure: Measure, values: Array, draws: Array, n: int) -> dict[str, An
     }
 
 
-def slopes(rounds: Array, values: Array, draws: Array, n: int) -> tuple[Interval, Interval]:
+def slopes(
+    measure: Measure, rounds: Array, values: Array, draws: Array, n: int
+) -> tuple[Interval, Interval]:
     """Least-squares slope per round: 95 % and 90 % intervals."""
     weights = rounds - rounds.mean()
     weights = weights / max(1e-12, float((weights**2).sum()))
-    slope, many = float(values @ weights), draws @ weights
-    return percentiles(slope, many, n), percentiles(slope, many, n, 0.9)
+    slope, many, per = float(values @ weights), draws @ weights, max(1, len(rounds) - 1)
+    wide, narrow = (measure.bounded(slope, many, n, level, per=per) for level in (0.95, 0.9))
+    return wide, narrow
 
 
 def against(
@@ -376,7 +391,7 @@ def against(
     """The last round with public data against the last round without, paired."""
     gap = float(found[0][-1] - none[0][-1])
     draws = found[1][:, -1] - none[1][:, -1]
-    wide, narrow = (percentiles(gap, draws, found[2], level) for level in (0.95, 0.9))
+    wide, narrow = (measure.bounded(gap, draws, found[2], level) for level in (0.95, 0.9))
     return {
         "difference": wide.as_dict(),
         "interval_90": narrow.as_dict(),
