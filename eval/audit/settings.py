@@ -7,6 +7,8 @@ from typing import Any
 
 from fedllm.config import ProfileName
 
+__all__ = ["ORDER", "PROFILES", "ProfileName", "Settings"]
+
 ORDER: tuple[ProfileName, ...] = ("quick", "standard", "full")
 
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedllm.config import ProfileName
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.passes import TokenStatistics
 from fedllm.eval.audit.population import Sample
+from fedllm.eval.audit.settings import ProfileName
 from fedllm.eval.audit.subject import Target
 
 LOWEST = 0.2
