@@ -276,13 +276,25 @@ def answers(runs: Mapping[int, Path], options: argparse.Namespace) -> dict[str, 
     environment = read_json(open_run(runs[0]).environment)
     return {
         "what": __doc__.partition("\n")[0],
-        "command": "python benchmarks/audit_federation.py DATA --out FOLDER "
-        + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in asked.items() if v is not False),
+        "command": " ".join(
+            ["python benchmarks/audit_federation.py DATA --out FOLDER", *flags(asked)]
+        ),
         "settings": asked,
         "environment": environment,
         "measures": measures,
         "audits": {str(v): brief(report, runs[v], options) for v, report in reports.items()},
     }
+
+
+def flags(asked: Mapping[str, Any]) -> list[str]:
+    """Settings as they are typed."""
+    words: list[str] = []
+    for name, value in asked.items():
+        if value is False:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else map(str, value if isinstance(value, list) else [value])
+    return words
 
 
 def brief(report: Mapping[str, Any], run: Path, options: argparse.Namespace) -> dict[str, Any]:
