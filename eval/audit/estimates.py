@@ -15,6 +15,9 @@ import numpy as np
 from fedllm.eval.audit.findings import LEVEL, family_level
 from fedllm.eval.stats import Interval, difference, wilson
 
+SMALLEST_SPREAD = 1e-3
+"""Standard deviation below which equal values prove no more than nearly equal ones."""
+
 
 def share(hits: Sequence[bool], *, family: int = 1) -> Interval:
     """A share of samples; its lower bound holds over a ``family`` of comparisons."""
@@ -40,6 +43,24 @@ def bounds(at: Callable[[float], Interval], family: int) -> Interval:
     """An interval whose lower end holds over ``family`` comparisons and whose upper end for one."""
     plain, strict = at(LEVEL), at(family_level(family))
     return Interval(plain.mean, strict.low, plain.high, plain.n)
+
+
+def mean(values: Sequence[float], *, family: int = 1) -> Interval:
+    """A mean with normal bounds, for scores that are bounded or nearly normal."""
+    return bounds(lambda level: _mean(values, level), family)
+
+
+def mean_gap(first: Sequence[float], second: Sequence[float], *, family: int = 1) -> Interval:
+    """Difference of the means of two groups of samples."""
+    return bounds(lambda level: difference(_mean(first, level), _mean(second, level)), family)
+
+
+def _mean(values: Sequence[float], level: float) -> Interval:
+    found = np.asarray(values, dtype=np.float64)
+    spread = max(float(found.std(ddof=1)), SMALLEST_SPREAD) if len(found) > 1 else math.inf
+    half = NormalDist().inv_cdf(0.5 + level / 2) * spread / len(found) ** 0.5
+    centre = float(found.mean())
+    return Interval(centre, centre - half, centre + half, len(found))
 
 
 def least(parts: Sequence[Interval]) -> Interval:

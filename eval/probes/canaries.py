@@ -11,17 +11,15 @@ repetitions bound the epsilon of one record.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.epsilon import best_bound, ceiling
-from fedllm.eval.audit.estimates import auc_interval, bounds, shifted
+from fedllm.eval.audit.estimates import auc_interval, mean, mean_gap, shifted
 from fedllm.eval.audit.exposure import cap, extrapolated, ranked
 from fedllm.eval.audit.findings import (
-    LEVEL,
     Design,
     Figure,
     Finding,
@@ -30,7 +28,7 @@ from fedllm.eval.audit.findings import (
     Scores,
 )
 from fedllm.eval.audit.population import Group
-from fedllm.eval.stats import Interval, difference
+from fedllm.eval.stats import Interval
 
 BASE = "base"
 GROUPS: tuple[Group, ...] = ("canary", "reference")
@@ -103,7 +101,7 @@ def _exposure(
     )
     if min(len(planted), len(left_out)) < FEWEST:
         return None
-    value = _mean_gap(planted, left_out, family)
+    value = mean_gap(planted, left_out, family=family)
     times = "once" if level == 1 else f"{level} times"
     return Finding(
         "canary.exposure" if level == lowest else "canary.exposure_repeated",
@@ -115,19 +113,6 @@ def _exposure(
         target=name,
         needs=NEEDS,
     )
-
-
-def _mean_gap(first: Sequence[float], second: Sequence[float], family: int) -> Interval:
-    """Difference of means with normal bounds; exposures are bounded, so few samples suffice."""
-    return bounds(lambda level: difference(_mean(first, level), _mean(second, level)), family)
-
-
-def _mean(values: Sequence[float], level: float = LEVEL) -> Interval:
-    found = np.asarray(values, dtype=np.float64)
-    spread = max(float(found.std(ddof=1)), 1e-3)
-    half = NormalDist().inv_cdf(0.5 + level / 2) * spread / len(found) ** 0.5
-    centre = float(found.mean())
-    return Interval(centre, centre - half, centre + half, len(found))
 
 
 def _epsilon(columns: Scores, design: Design, name: str, level: int) -> list[Finding]:
@@ -212,7 +197,7 @@ def _figure(columns: Scores, design: Design, name: str, levels: list[int]) -> Fi
         ):
             values = [column["ranked"][i] for i in _rows(design, level, included)]
             if len(values) >= FEWEST:
-                found = _mean(values)
+                found = mean(values)
                 rows.append([f"{level} x, {title}", title, found.mean, found.low, found.high])
     return Figure(
         "canary_exposure",

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedllm.eval.audit.context import Context
+from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.inference import Sampling, generate
 from fedllm.eval.probes.extraction import template_lengths
 from fedllm.seeds import derive_seed
+from fedllm.training.data import TokenizedExample
 
+GROUPS: tuple[Group, ...] = ("member", "nonmember")
 TEMPERATURE, TOP_P = 1.0, 0.9
 
 
@@ -39,11 +42,27 @@ def untargeted(context: Context, target: Target | None) -> list[str]:
     return context.written[name]
 
 
+def separator(context: Context) -> str:
+    """The text that stands between every instruction and its response."""
+    tokens = _tokens(context)
+    count, start = template_lengths(tokens)[1], tokens[0].response_start
+    text: str = context.tokenizer.decode(tokens[0].ids[start - count : start] if count else ())
+    return text.strip()
+
+
 def beginning(context: Context) -> Sequence[int]:
     """Token ids that all prompts begin with; BOS, or EOS, where they have nothing in common."""
-    groups = ("member", "nonmember")
-    tokens = [ids for g in groups for ids in context.tokenised(context.population.examples(g))]  # type: ignore[arg-type]
+    tokens = _tokens(context)
     head = min(template_lengths(tokens)[0], min(ids.response_start for ids in tokens))
+    return tokens[0].ids[:head] or blank(context)
+
+
+def blank(context: Context) -> Sequence[int]:
+    """The emptiest prompt: BOS, or EOS where there is none."""
     first = context.tokenizer.bos_token_id
-    start = context.tokenizer.eos_token_id if first is None else first
-    return tokens[0].ids[:head] or [start]
+    return (context.tokenizer.eos_token_id if first is None else first,)
+
+
+def _tokens(context: Context) -> list[TokenizedExample]:
+    examples = [e for group in GROUPS for e in context.population.examples(group)]
+    return context.tokenised(examples)

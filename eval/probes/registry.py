@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from fedllm.eval.audit.findings import Probe
-from fedllm.eval.probes import canaries, crossing, discoverable, membership, pii, uploads
+from fedllm.eval.probes import (
+    canaries,
+    crossing,
+    discoverable,
+    membership,
+    pii,
+    regurgitation,
+    uploads,
+)
 
 PROBES: dict[str, Probe] = {
     probe.name: probe
@@ -12,6 +20,7 @@ PROBES: dict[str, Probe] = {
         membership.PROBE,
         canaries.PROBE,
         pii.PROBE,
+        regurgitation.PROBE,
         crossing.PROBE,
         uploads.PROBE,
     )
