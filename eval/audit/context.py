@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedllm.eval.audit.findings import Design
 from fedllm.eval.audit.passes import PassCache, TokenStatistics, token_statistics
 from fedllm.eval.audit.population import Group, Population
@@ -37,6 +39,8 @@ class Context:
     """Forward passes made so far, one per example: ``made`` and ``reused``."""
     written: dict[str, list[str]] = field(default_factory=dict)
     """What each adapter writes without being asked for anything (`probes.generations`)."""
+    shadows: dict[str, tuple[np.ndarray, float]] = field(default_factory=dict)
+    """What LiRA's shadow adapters say of each adapter's population (`probes.shadows`)."""
     _passes: dict[str, PassCache] = field(default_factory=dict)
     _tokens: dict[str, TokenizedExample] = field(default_factory=dict)
 
@@ -57,18 +61,21 @@ class Context:
 
         One forward pass per distinct example and adapter in the whole audit.
         """
-        adapter = target.adapter if target else None
-        fingerprint = target.fingerprint if target else "base"
-        known = self._pass(fingerprint)
-        ids = [example.id for example in examples]
+        return self.passed(target, self.tokenised(examples))
+
+    def passed(
+        self, target: Target | None, samples: Sequence[TokenizedExample]
+    ) -> list[TokenStatistics]:
+        """The same for token ids that are no example in its template; ``id`` names the content."""
+        known = self._pass(target.fingerprint if target else "base")
+        ids = [sample.id for sample in samples]
         missing = known.missing(ids)
         self.forwards["made"] += len(missing)
         self.forwards["reused"] += len(ids) - len(missing)
         if missing:
-            by_id = dict(zip(ids, examples, strict=True))
-            tokens = self.tokenised([by_id[name] for name in missing])
-            with self.subject.carrying(adapter) as model:
-                known.add(missing, self.read(model, tokens))
+            by_id = dict(zip(ids, samples, strict=True))
+            with self.subject.carrying(target.adapter if target else None) as model:
+                known.add(missing, self.read(model, [by_id[name] for name in missing]))
         return known.get(ids)
 
     def of(self, target: Target | None, group: Group) -> list[TokenStatistics]:

@@ -59,6 +59,11 @@ class TokenStatistics:
         return self.part(self.begin, self.end)
 
     @property
+    def mean_log_prob(self) -> float:
+        """Mean of ``log_probs``, summed in double precision."""
+        return float(self.log_probs.mean(dtype=np.float64))
+
+    @property
     def hits(self) -> np.ndarray:
         """``bool``: where greedy decoding produces the token."""
         found: np.ndarray = self.ranks == 0

@@ -26,20 +26,26 @@ def untargeted(context: Context, target: Target | None) -> list[str]:
     """
     name = target.name if target else ""
     if name not in context.written:
-        prompt = beginning(context)
+        prompts = [beginning(context)] * context.settings.generations
         seed = derive_seed(context.design.seed, "audit generations")
-        with context.model(target) as model:
-            context.written[name] = generate(
-                model,
-                context.tokenizer,
-                [prompt] * context.settings.generations,
-                max_new_tokens=min(
-                    context.settings.new_tokens, context.subject.base.context - len(prompt)
-                ),
-                batch_size=context.settings.batch_size,
-                sampling=Sampling(seed, TEMPERATURE, TOP_P),
-            )
+        context.written[name] = sampled(context, target, prompts, seed)
     return context.written[name]
+
+
+def sampled(
+    context: Context, target: Target | None, prompts: Sequence[Sequence[int]], seed: int
+) -> list[str]:
+    """What an adapter writes after each prompt, drawn with temperature 1 and top-p 0.9."""
+    longest = max(map(len, prompts))
+    with context.model(target) as model:
+        return generate(
+            model,
+            context.tokenizer,
+            prompts,
+            max_new_tokens=min(context.settings.new_tokens, context.subject.base.context - longest),
+            batch_size=context.settings.batch_size,
+            sampling=Sampling(seed, TEMPERATURE, TOP_P),
+        )
 
 
 def separator(context: Context) -> str:

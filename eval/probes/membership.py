@@ -18,8 +18,9 @@ from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.estimates import auc, auc_interval, greatest, roc, shifted, tpr_at
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
+from fedllm.eval.audit.subject import Target
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.attacks import ATTACKS, attacks_of
+from fedllm.eval.probes.attacks import ATTACKS, Attack, attacks_of
 from fedllm.eval.stats import Interval
 from fedllm.seeds import derive_seed, numpy_rng
 
@@ -36,18 +37,13 @@ Columns = Mapping[Group, Sequence[float]]
 
 def measure(context: Context) -> Scores:
     """Every attack's score of every member and non-member, under every adapter and the base."""
-    attacks = attacks_of(context)
+    models: list[tuple[str, Target | None]] = [*context.targets.items(), (BASE, None)]
     columns: Scores = {
         name: {
-            attack.name: {group: _score(context, attack.name, name, group) for group in GROUPS}
-            for attack in attacks
+            attack.name: {group: _score(context, attack, target, group) for group in GROUPS}
+            for attack in attacks_of(context, target)
         }
-        for name in context.targets
-    }
-    columns[BASE] = {
-        attack.name: {group: _score(context, attack.name, None, group) for group in GROUPS}
-        for attack in attacks
-        if attack.on_base
+        for name, target in models
     }
     return {"scores": columns}
 
@@ -71,9 +67,8 @@ def judge(scores: Scores, design: Design) -> Judgement:
     )
 
 
-def _score(context: Context, attack: str, name: str | None, group: Group) -> list[float]:
-    target = context.targets[name] if name else None
-    found = ATTACKS[attack].score(context, target, context.population.of(group))
+def _score(context: Context, attack: Attack, target: Target | None, group: Group) -> list[float]:
+    found = attack.score(context, target, context.population.of(group))
     return [round(value, DIGITS) for value in found]
 
 
@@ -290,5 +285,7 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/1709.01604, https://arxiv.org/abs/2012.07805, "
-    "https://arxiv.org/abs/2310.16789, https://arxiv.org/abs/2404.02936",
+    "https://arxiv.org/abs/2310.16789, https://arxiv.org/abs/2404.02936, "
+    "https://arxiv.org/abs/2305.18462, https://arxiv.org/abs/2406.15968, "
+    "https://arxiv.org/abs/2112.03570",
 )

@@ -10,6 +10,8 @@ from fedllm.eval.probes import (
     membership,
     pii,
     regurgitation,
+    sets,
+    untargeted,
     uploads,
 )
 
@@ -17,7 +19,9 @@ PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
         discoverable.PROBE,
+        untargeted.PROBE,
         membership.PROBE,
+        sets.PROBE,
         canaries.PROBE,
         pii.PROBE,
         regurgitation.PROBE,

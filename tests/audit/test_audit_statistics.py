@@ -43,7 +43,18 @@ def test_the_area_bounds_cover_and_never_collapse():
 
 @pytest.mark.parametrize(
     ("share", "guesses", "expected"),
-    [(1, 20, 1.82), (1, 100, 3.49), (1, 1000, 5.81), (0.9, 100, 1.63), (0.6, 1000, 0.30)],
+    [
+        (1, 20, 1.82),
+        (1, 50, 2.78),
+        (1, 100, 3.49),
+        (1, 200, 4.19),
+        (1, 500, 5.11),
+        (1, 1000, 5.81),
+        (0.9, 100, 1.63),
+        (0.9, 1000, 2.02),
+        (0.6, 100, 0.05),
+        (0.6, 1000, 0.30),
+    ],
 )
 def test_the_one_run_bound_has_its_published_values(share, guesses, expected):
     right = round(share * guesses)
@@ -55,6 +66,19 @@ def test_chance_guesses_prove_no_epsilon():
     included = rng.integers(0, 2, 200).astype(bool).tolist()
     assert best_bound(rng.normal(size=200).tolist(), included)[0] < 0.3
     assert best_bound([float(x) for x in included], included)[0] > 2.5
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0])
+def test_the_best_number_of_guesses_is_paid_for(epsilon):
+    """Randomised response is exactly epsilon-DP; the bound exceeds it in 5 % of runs at most."""
+    rng = np.random.default_rng(3)
+    honest, exceeded = 1 / (1 + math.exp(-epsilon)), 0
+    for _ in range(150):
+        included = rng.integers(0, 2, 100).astype(bool)
+        shown = np.where(rng.random(100) < honest, included, ~included)
+        scores = shown + rng.normal(0, 0.01, 100)
+        exceeded += best_bound(scores.tolist(), included.tolist())[0] > epsilon
+    assert exceeded <= 150 * 0.05 + 3 * math.sqrt(150 * 0.05 * 0.95)
 
 
 def test_exposure_of_the_first_and_the_last_of_the_list():

@@ -1,0 +1,107 @@
+"""Each membership attack finds what was memorised and nothing in an adapter that saw neither."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted import context_of, leaky_and_clean
+
+from fedllm.eval.audit.estimates import auc, auc_interval
+from fedllm.eval.audit.subject import Target
+from fedllm.eval.probes import membership, perturbed
+from fedllm.eval.probes.attacks import ATTACKS, attacks_of, trajectory
+from fedllm.types import Example
+
+N = 32
+WORDS = ["Fever", "pulse", "Ward", "dose", "Chart", "sleep", "Cough", "rest", "Diet", "walk"]
+
+
+def notes(seed):
+    """Short instructions with responses that nothing but memory gives."""
+    rng = np.random.default_rng(seed)
+    return [
+        Example(f"Note {rng.integers(1000)}?", " ".join([*rng.choice(WORDS, 6), str(seed)]) + ".")
+        for seed in rng.integers(100, 999, N)
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return leaky_and_clean(tmp_path_factory.mktemp("attacks"), notes)
+
+
+def full(world, adapter):
+    context = context_of(world, adapter, profile="full")
+    context.settings = replace(context.settings, neighbours=4, shadows=4)
+    return context
+
+
+@pytest.fixture(scope="module")
+def areas(world):
+    found = {}
+    for adapter in ("leaky", "clean"):
+        columns = membership.measure(full(world, adapter))["scores"]
+        for model in (adapter, "base"):
+            found[model] = {
+                name: auc_interval(c["member"], c["nonmember"], family=len(columns[model]))
+                for name, c in columns[model].items()
+            }
+    return found
+
+
+@pytest.mark.parametrize("attack", sorted(set(ATTACKS) - {"trajectory"}))
+def test_an_attack_finds_what_was_memorised_and_nothing_else(areas, attack):
+    assert areas["leaky"][attack].low > 0.6
+    assert areas["clean"][attack].low < 0.5
+    if ATTACKS[attack].on_base:
+        assert areas["base"][attack].low < 0.5
+
+
+def test_profiles_add_attacks_and_adapters_that_decide_nothing_are_spared_the_costly(world):
+    names = {}
+    for profile in ("quick", "standard", "full"):
+        context = context_of(world, "clean", profile=profile)
+        (target,) = context.targets.values()
+        names[profile] = {attack.name for attack in attacks_of(context, target)}
+    assert names["quick"] == {"reference", "loss", "zlib", "mink", "mink++"}
+    assert names["standard"] - names["quick"] == {"lowercase", "neighbourhood"}
+    assert names["full"] - names["standard"] == {"recall", "lira"}
+    spared = {attack.name for attack in attacks_of(context, replace(target, primary=False))}
+    assert spared == names["quick"]
+
+
+def test_neighbours_keep_the_kind_of_every_word(world):
+    context = context_of(world, "clean")
+    sample = context.population.of("member")[0]
+    copies = perturbed._neighbours(context, sample, 20, perturbed._vocabulary(context))
+    own = re.findall(r"\w+", sample.example.output)
+    swapped = 0
+    for copy in copies:
+        words = re.findall(r"\w+", copy)
+        assert [perturbed._kind(w) for w in words] == [perturbed._kind(w) for w in own]
+        swapped += sum(a != b for a, b in zip(words, own, strict=True))
+    assert 20 <= swapped <= 20 * len(own) / 2
+
+
+def test_no_text_stands_behind_itself(world):
+    context = context_of(world, "clean")
+    first, second = perturbed._halves(context)
+    assert not set(first) & set(second) and len(first) + len(second) == N
+    (own,) = context.tokenised([context.population.of("nonmember")[0].example])
+    behind = perturbed._after(own, second, context)
+    assert behind.ids[-len(own.ids) :] == own.ids and len(behind.ids) <= 256
+    assert behind.response_start == len(behind.ids) - len(own.ids) + own.response_start
+
+
+def test_the_trajectory_is_the_slope_over_rounds(world):
+    context = context_of(world, "leaky", profile="standard")
+    folder = world[1]
+    targets = [Target("one", folder / "clean", 1), Target("two", folder / "leaky", 2)]
+    context.targets = {target.name: target for target in targets}
+    members, strangers = (context.population.of(group) for group in ("member", "nonmember"))
+    found = trajectory(context, targets[1], members)
+    levels = [[s.response.mean_log_prob for s in context.of(t, "member")] for t in (None, *targets)]
+    np.testing.assert_allclose(found, np.polyfit([0, 1, 2], levels, 1)[0], atol=1e-9)
+    assert auc(found, trajectory(context, targets[1], strangers)) > 0.8
+    assert "trajectory" in {attack.name for attack in attacks_of(context, targets[1])}
