@@ -28,7 +28,7 @@ import numpy as np
 
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.passes import TokenStatistics
-from fedllm.eval.audit.population import Sample
+from fedllm.eval.audit.population import Group, Sample
 from fedllm.eval.audit.settings import ProfileName
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.probes.perturbed import lowercase, neighbourhood, recall
@@ -86,6 +86,21 @@ def reference(context: Context, target: Target | None, samples: Sequence[Sample]
         context.statistics(target, examples), context.statistics(None, examples), strict=True
     )
     return [mine.response.mean_log_prob - base.response.mean_log_prob for mine, base in pairs]
+
+
+def all_gains(context: Context, *, digits: int = 6) -> dict[str, dict[str, list[float]]]:
+    """What every adapter adds to every member and non-member: adapter -> group -> `reference`."""
+    groups: tuple[Group, ...] = ("member", "nonmember")
+    return {
+        name: {
+            group: [
+                round(value, digits)
+                for value in reference(context, target, context.population.of(group))
+            ]
+            for group in groups
+        }
+        for name, target in context.targets.items()
+    }
 
 
 def lowest_mean(values: np.ndarray) -> float:

@@ -20,78 +20,72 @@ from fedllm.eval.audit.estimates import auc_interval, greatest, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.attacks import reference
+from fedllm.eval.probes.attacks import all_gains
 from fedllm.eval.stats import Interval
 
 GROUPS: tuple[Group, ...] = ("member", "nonmember")
 GLOBAL = "global"
-DIGITS = 6
 
 
 def measure(context: Context) -> Scores | None:
     """The gain over the base model of every sample under every adapter."""
     if len({target.client for target in context.targets.values()} - {""}) < 2:
         return None
-    return {
-        "gains": {
-            name: {
-                group: [
-                    round(value, DIGITS)
-                    for value in reference(context, target, context.population.of(group))
-                ]
-                for group in GROUPS
-            }
-            for name, target in context.targets.items()
-        }
-    }
+    return {"gains": all_gains(context)}
 
 
 def judge(scores: Scores, design: Design) -> Judgement:
-    """The worst cell on the diagonal and off it, and the last round's matrix."""
-    last = max(target["round"] or 0 for target in design.targets)
-    cells = matrix(scores["gains"], design, last)
-    own = {key: area for key, area in cells.items() if key[0] == key[1]}
-    others = {key: area for key, area in cells.items() if key[1] not in (key[0], GLOBAL)}
+    """The worst cell on the diagonal and off it, over all rounds, and the last round's matrix."""
+    rounds = sorted({target["round"] or 0 for target in design.targets})
+    family = sum(len(_cells(design, number)) for number in rounds)
+    every = {r: matrix(scores["gains"], design, r, family=family) for r in rounds}
+    cells = {(r, *key): area for r, found in every.items() for key, area in found.items()}
+    own = {key: area for key, area in cells.items() if key[1] == key[2]}
+    others = {key: area for key, area in cells.items() if key[2] not in (key[1], GLOBAL)}
     findings = []
     if own:
         findings.append(_finding("crossing.own", "Membership in a client's own upload", own))
     if others:
         findings.append(_finding("crossing.others", "Membership in another's upload", others))
-    rounds = sorted({target["round"] for target in design.targets if target["round"]})
     return Judgement(
         findings,
-        [_figure(cells, last)],
-        {"rounds": {str(r): _table(matrix(scores["gains"], design, r)) for r in rounds}},
+        [_figure(every[rounds[-1]], rounds[-1])],
+        {"rounds": {str(r): _table(found) for r, found in every.items() if r}},
     )
 
 
 def matrix(
-    gains: Mapping[str, Any], design: Design, number: int
+    gains: Mapping[str, Any], design: Design, number: int, *, family: int | None = None
 ) -> dict[tuple[str, str], Interval]:
-    """(owner, adapter) -> area, for the adapters of one round; bounds hold over all cells."""
+    """(owner, adapter) -> area, for the adapters of one round; bounds hold over ``family`` cells.
+
+    Without a ``family`` they hold over the round's own.
+    """
+    keys = _cells(design, number)
+    found = {}
+    for (owner, adapter), name in keys.items():
+        rows = {group: design.rows(group, owner) for group in GROUPS}
+        inside, outside = ([gains[name][g][i] for i in rows[g]] for g in GROUPS)
+        found[owner, adapter] = auc_interval(inside, outside, family=family or len(keys))
+    return found
+
+
+def _cells(design: Design, number: int) -> dict[tuple[str, str], str]:
+    """(owner, adapter) -> the name of the target, for the adapters of one round."""
     targets = [target for target in design.targets if (target["round"] or 0) == number]
     owners = [c for c in design.clients if all(design.rows(group, c) for group in GROUPS)]
-    family = len(targets) * len(owners)
-    cells = {}
-    for owner in owners:
-        rows = {group: design.rows(group, owner) for group in GROUPS}
-        for target in targets:
-            column = gains[target["name"]]
-            inside, outside = ([column[g][i] for i in rows[g]] for g in GROUPS)
-            adapter = target["client"] or GLOBAL
-            cells[owner, adapter] = auc_interval(inside, outside, family=family)
-    return cells
+    return {(o, t["client"] or GLOBAL): t["name"] for o in owners for t in targets}
 
 
-def _finding(metric: str, title: str, cells: Mapping[tuple[str, str], Interval]) -> Finding:
-    owner, adapter = max(cells, key=lambda key: cells[key].mean)
+def _finding(metric: str, title: str, cells: Mapping[tuple[int, str, str], Interval]) -> Finding:
+    number, owner, adapter = worst = max(cells, key=lambda key: cells[key].mean)
     return Finding(
         metric,
         title,
         shifted(greatest(list(cells.values())), -0.5),
-        f"The upload of {adapter} tells members of {owner} from its non-members in "
-        f"{percent(cells[owner, adapter].mean)} of pairs, the most of {len(cells)} such pairs of "
-        "owner and upload.",
+        f"The upload of {adapter} in round {number} tells members of {owner} from its non-members "
+        f"in {percent(cells[worst].mean)} of pairs, the most of {len(cells)} such cells over all "
+        "rounds.",
         unit="auc",
         target=adapter,
         client=owner,

@@ -81,7 +81,7 @@ def _header(
     """The nearest instruction of each group to every text written from the header."""
     end = separator(context)
     texts = [text.partition(end)[0] if end else text for text in untargeted(context, target)]
-    found = {}
+    found: dict[str, list[float]] = {}
     for group in GROUPS:
         shard = References([s.example.query for s in _taken(context, group, rows[group])])
         found[group] = [round(float(shard.scores(text).max(initial=0.0)), DIGITS) for text in texts]

@@ -24,7 +24,7 @@ from fedllm.eval.audit.estimates import bounds, share, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.attacks import reference
+from fedllm.eval.probes.attacks import all_gains
 from fedllm.eval.stats import Interval, holm
 from fedllm.seeds import derive_seed, numpy_rng
 
@@ -33,23 +33,11 @@ PERMUTATIONS = 2_000
 FEWEST = 4
 """Members and non-members of a client below which nothing is said of its set."""
 SIGNIFICANCE = 0.05
-DIGITS = 6
 
 
 def measure(context: Context) -> Scores:
     """The gain over the base model of every sample under every adapter."""
-    return {
-        "gains": {
-            name: {
-                group: [
-                    round(value, DIGITS)
-                    for value in reference(context, target, context.population.of(group))
-                ]
-                for group in GROUPS
-            }
-            for name, target in context.targets.items()
-        }
-    }
+    return {"gains": all_gains(context)}
 
 
 def judge(scores: Scores, design: Design) -> Judgement:

@@ -5,43 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import context_of, leaky_and_clean
+from planted import context_of
 
 from fedllm.eval.audit.estimates import auc, auc_interval
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.probes import membership, perturbed
 from fedllm.eval.probes.attacks import ATTACKS, attacks_of, trajectory
-from fedllm.types import Example
-
-N = 32
-WORDS = ["Fever", "pulse", "Ward", "dose", "Chart", "sleep", "Cough", "rest", "Diet", "walk"]
 
 
-def notes(seed):
-    """Short instructions with responses that nothing but memory gives."""
-    rng = np.random.default_rng(seed)
-    return [
-        Example(f"Note {rng.integers(1000)}?", " ".join([*rng.choice(WORDS, 6), str(seed)]) + ".")
-        for seed in rng.integers(100, 999, N)
-    ]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return leaky_and_clean(tmp_path_factory.mktemp("attacks"), notes)
-
-
-def full(world, adapter):
-    context = context_of(world, adapter, profile="full")
-    context.settings = replace(context.settings, neighbours=4, shadows=4)
+def full(noted, adapter):
+    context = context_of(noted, adapter, profile="full")
+    context.settings = replace(context.settings, neighbours=3, shadows=2)
     return context
 
 
 @pytest.fixture(scope="module")
-def areas(world):
+def areas(noted):
     found = {}
     for adapter in ("leaky", "clean"):
-        columns = membership.measure(full(world, adapter))["scores"]
+        columns = membership.measure(full(noted, adapter))["scores"]
         for model in (adapter, "base"):
             found[model] = {
                 name: auc_interval(c["member"], c["nonmember"], family=len(columns[model]))
@@ -58,10 +40,10 @@ def test_an_attack_finds_what_was_memorised_and_nothing_else(areas, attack):
         assert areas["base"][attack].low < 0.5
 
 
-def test_profiles_add_attacks_and_adapters_that_decide_nothing_are_spared_the_costly(world):
+def test_profiles_add_attacks_and_adapters_that_decide_nothing_are_spared_the_costly(noted):
     names = {}
     for profile in ("quick", "standard", "full"):
-        context = context_of(world, "clean", profile=profile)
+        context = context_of(noted, "clean", profile=profile)
         (target,) = context.targets.values()
         names[profile] = {attack.name for attack in attacks_of(context, target)}
     assert names["quick"] == {"reference", "loss", "zlib", "mink", "mink++"}
@@ -71,8 +53,8 @@ def test_profiles_add_attacks_and_adapters_that_decide_nothing_are_spared_the_co
     assert spared == names["quick"]
 
 
-def test_neighbours_keep_the_kind_of_every_word(world):
-    context = context_of(world, "clean")
+def test_neighbours_keep_the_kind_of_every_word(noted):
+    context = context_of(noted, "clean")
     sample = context.population.of("member")[0]
     copies = perturbed._neighbours(context, sample, 20, perturbed._vocabulary(context))
     own = re.findall(r"\w+", sample.example.output)
@@ -84,19 +66,19 @@ def test_neighbours_keep_the_kind_of_every_word(world):
     assert 20 <= swapped <= 20 * len(own) / 2
 
 
-def test_no_text_stands_behind_itself(world):
-    context = context_of(world, "clean")
+def test_no_text_stands_behind_itself(noted):
+    context = context_of(noted, "clean")
     first, second = perturbed._halves(context)
-    assert not set(first) & set(second) and len(first) + len(second) == N
+    assert not set(first) & set(second) and len(first) + len(second) == 24
     (own,) = context.tokenised([context.population.of("nonmember")[0].example])
     behind = perturbed._after(own, second, context)
     assert behind.ids[-len(own.ids) :] == own.ids and len(behind.ids) <= 256
     assert behind.response_start == len(behind.ids) - len(own.ids) + own.response_start
 
 
-def test_the_trajectory_is_the_slope_over_rounds(world):
-    context = context_of(world, "leaky", profile="standard")
-    folder = world[1]
+def test_the_trajectory_is_the_slope_over_rounds(noted):
+    context = context_of(noted, "leaky", profile="standard")
+    folder = noted[1]
     targets = [Target("one", folder / "clean", 1), Target("two", folder / "leaky", 2)]
     context.targets = {target.name: target for target in targets}
     members, strangers = (context.population.of(group) for group in ("member", "nonmember"))

@@ -5,13 +5,12 @@ import random
 
 import numpy as np
 import pytest
-from planted import judged_by, leaky_and_clean
+from planted import judged_by
 from scipy.stats import spearmanr
 
 from fedllm.eval.probes import regurgitation
 from fedllm.eval.probes.rouge import References, rouge_l
 from fedllm.eval.probes.trends import against_volume, mann_kendall, spearman, trend
-from fedllm.types import Example
 
 
 @pytest.mark.parametrize(
@@ -76,24 +75,9 @@ def test_no_effect_of_the_volume_is_claimed_by_equivalence_alone():
     assert not few["equivalent"]
 
 
-def notes(seed):
-    """Short instructions with responses that nothing but memory gives."""
-    rng = np.random.default_rng(seed)
-    words = ["fever", "pulse", "ward", "dose", "chart", "sleep", "cough", "rest", "diet", "walk"]
-    return [
-        Example(f"Note {rng.integers(1000)}?", " ".join(rng.choice(words, 6)) + ".")
-        for _ in range(24)
-    ]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return leaky_and_clean(tmp_path_factory.mktemp("regurgitation"), notes)
-
-
-def test_a_planted_leak_is_written_and_a_clean_adapter_writes_no_more(world):
-    _, leaky = judged_by(regurgitation.PROBE, world, "leaky", profile="standard")
-    _, clean = judged_by(regurgitation.PROBE, world, "clean", profile="standard")
+def test_a_planted_leak_is_written_and_a_clean_adapter_writes_no_more(noted):
+    _, leaky = judged_by(regurgitation.PROBE, noted, "leaky", profile="standard")
+    _, clean = judged_by(regurgitation.PROBE, noted, "clean", profile="standard")
     assert leaky["regurgitation.responses"].value.low > 0.2
     assert clean["regurgitation.responses"].value.low < 0.05
     assert clean["regurgitation.instructions"].value.low < 0.05

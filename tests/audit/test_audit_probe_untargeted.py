@@ -11,7 +11,7 @@ from fedllm.eval.audit.findings import Design
 from fedllm.eval.probes import sets, untargeted
 from fedllm.types import Example
 
-N = 24
+N = 16
 WORDS = ["fever", "pulse", "ward", "dose", "chart", "sleep", "cough", "rest", "diet", "walk"]
 
 
@@ -23,7 +23,7 @@ def notes(seed):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return leaky_and_clean(tmp_path_factory.mktemp("untargeted"), notes)
+    return leaky_and_clean(tmp_path_factory.mktemp("untargeted"), notes, steps=120)
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,19 @@ def test_the_matrix_shows_whose_data_is_where(context):
     assert findings["crossing.others"].value.low < 0
 
 
+def test_a_leak_of_an_earlier_round_counts():
+    rows = {g: ({"client": "north"},) * N + ({"client": "south"},) * N for g in GROUPS[:2]}
+    names = [(r, c) for r in (1, 2) for c in CLIENTS]
+    targets = [{"name": f"{c} {r}", "round": r, "client": c, "primary": False} for r, c in names]
+    quiet = {g: list(np.linspace(0, 1, 2 * N)) for g in GROUPS[:2]}
+    gains = {target["name"]: quiet for target in targets}
+    gains["south 1"] = {**quiet, "member": [2.0] * N + quiet["member"][N:]}
+    found = crossing.judge({"gains": gains}, Design(7, tuple(targets), rows)).findings
+    (others,) = [f for f in found if f.metric == "crossing.others"]
+    assert (others.target, others.client) == ("south", "north") and "round 1" in others.sentence
+    assert others.value.low > 0.2
+
+
 def test_without_uploads_there_is_nothing_to_look_at(context):
     alone = {"global 1": context.targets["global 1"]}
     bare = Context(
