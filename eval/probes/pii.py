@@ -41,6 +41,7 @@ ENOUGH = 100
 SLACK = 8
 """Tokens that must be left to write a value."""
 DIGITS = 4
+Prompt = tuple[Group, Item, Sequence[int]]
 
 
 def measure(context: Context) -> Scores | None:
@@ -50,8 +51,10 @@ def measure(context: Context) -> Scores | None:
         return None
     models: list[tuple[str, Target | None]] = [(BASE, None)]
     models += [(target.name, target) for target in context.primary]
+    prompts = _prompts(context, items)
     return {
         "candidates": context.settings.candidates,
+        "prompts": sum(group == "member" for group, _, _ in prompts),
         "items": {
             group: [
                 {
@@ -68,7 +71,7 @@ def measure(context: Context) -> Scores | None:
             name: {group: _log_probs(context, target, rows) for group, rows in items.items()}
             for name, target in models
         },
-        "written": {name: _written(context, target, items) for name, target in models},
+        "written": {name: _written(context, target, items, prompts) for name, target in models},
     }
 
 
@@ -80,17 +83,25 @@ def _log_probs(context: Context, target: Target | None, items: Sequence[Item]) -
     return [sums[at : at + size] for at in range(0, len(sums), size)]
 
 
-def _written(
-    context: Context, target: Target | None, items: Mapping[Group, Sequence[Item]]
-) -> dict[str, Any]:
-    """Per value: written when its own text is continued, by whose other prompts, unasked."""
+def _prompts(context: Context, items: Mapping[Group, Sequence[Item]]) -> list[Prompt]:
+    """What precedes each value in a response, where there is room to write it."""
     room = context.subject.base.context - SLACK
-    prompts = []
+    prompts: list[Prompt] = []
     for group, rows in items.items():
         for item in rows:
             if item.before is not None:
                 ids = context.tokenised([item.before])[0].ids[:-1]
                 prompts += [(group, item, ids)] if len(ids) <= room else []
+    return prompts
+
+
+def _written(
+    context: Context,
+    target: Target | None,
+    items: Mapping[Group, Sequence[Item]],
+    prompts: Sequence[Prompt],
+) -> dict[str, Any]:
+    """Per value: written when its own text is continued, by whose other prompts, unasked."""
     with context.model(target) as model:
         texts = generate(
             model,
@@ -139,7 +150,10 @@ def judge(scores: Scores, design: Design) -> Judgement:
     return Judgement(
         findings,
         [_figure(scores, shown)] if _count(scores, "member") >= FEWEST else [],
-        {"kinds": {name: _kinds(scores, name) for name in design.primary}},
+        {
+            "kinds": {name: _kinds(scores, name) for name in design.primary},
+            "cross_client": {name: _coverage(scores, name) for name in design.primary},
+        },
     )
 
 
@@ -240,6 +254,17 @@ def _cross(scores: Scores, name: str, family: int) -> Finding:
         controls=controls,
         decisive=False,
     )
+
+
+def _coverage(scores: Scores, name: str) -> dict[str, float]:
+    """Share of values that only others hold, and how many of them a generation brings."""
+    told, prompts = _told(scores, name, "member", OTHERS), scores["prompts"]
+    return {
+        "values": len(told),
+        "generations": prompts,
+        "coverage": sum(told) / len(told) if told else 0.0,
+        "efficiency": sum(told) / prompts if prompts else 0.0,
+    }
 
 
 def _kinds(scores: Scores, name: str) -> dict[str, dict[str, Any]]:
