@@ -6,7 +6,7 @@ from planted import leaky_and_clean
 
 from fedllm.types import Example
 
-WORDS = ["Fever", "pulse", "Ward", "dose", "Chart", "sleep", "Cough", "rest", "Diet", "walk"]
+WORDS = ["Fever", "Pulse", "Ward", "Dose", "Chart", "Sleep", "Cough", "Rest", "Diet", "Walk"]
 
 
 def notes(seed):
@@ -14,11 +14,11 @@ def notes(seed):
     rng = np.random.default_rng(seed)
     return [
         Example(f"Note {rng.integers(1000)}?", " ".join([*rng.choice(WORDS, 5), str(number)]) + ".")
-        for number in rng.integers(100, 999, 24)
+        for number in rng.integers(100, 999, 32)
     ]
 
 
 @pytest.fixture(scope="session")
 def noted(tmp_path_factory):
     """A base, adapters ``leaky`` and ``clean``, members and non-members."""
-    return leaky_and_clean(tmp_path_factory.mktemp("noted"), notes, steps=180)
+    return leaky_and_clean(tmp_path_factory.mktemp("noted"), notes, steps=220)

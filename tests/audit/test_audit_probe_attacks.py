@@ -69,7 +69,7 @@ def test_neighbours_keep_the_kind_of_every_word(noted):
 def test_no_text_stands_behind_itself(noted):
     context = context_of(noted, "clean")
     first, second = perturbed._halves(context)
-    assert not set(first) & set(second) and len(first) + len(second) == 24
+    assert not set(first) & set(second) and len(first) + len(second) == 32
     (own,) = context.tokenised([context.population.of("nonmember")[0].example])
     behind = perturbed._after(own, second, context)
     assert behind.ids[-len(own.ids) :] == own.ids and len(behind.ids) <= 256
