@@ -34,7 +34,7 @@ LORA = LoraConfig(rank=16, alpha=32)
 SAMPLES = 16
 """Non-members the overfit adapter is trained on, and as many it is not; of secrets the same."""
 BATCH, STEPS, BURSTS = 8, 60, 5
-RATES = (1e-2, 3e-3)
+RATES = (4e-3, 1e-3)
 """Learning rates tried: what a small model needs makes a large one diverge."""
 
 
