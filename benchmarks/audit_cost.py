@@ -38,7 +38,7 @@ from fedllm.eval.audit.population import GROUPS, Population, gathered, numbered
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.subject import Subject, Target
 from fedllm.eval.probes import membership
-from fedllm.eval.probes.attacks import ATTACKS
+from fedllm.eval.probes.attacks import attacks_of
 from fedllm.eval.probes.registry import PROBES
 from fedllm.progress import Watcher
 from fedllm.training.model import BaseModel, attach_lora, detach, extract, load_base
@@ -176,7 +176,7 @@ def row(name: str, context: Context, seconds: float) -> dict[str, Any]:
         "what": name,
         "samples": samples,
         "adapters": len(context.targets) + 1,
-        "attacks": len(ATTACKS),
+        "attacks": len(attacks_of(context, context.primary[0])),
         "forward_passes": made,
         "passes_per_sample": made / samples / (len(context.targets) + 1),
         "seconds": seconds,
