@@ -13,8 +13,8 @@ from fedllm.eval.figures.svg import Bar, Series, interval_chart, line_chart
 from fedllm.eval.stats import Interval
 
 SECTION = "audit"
-CELL, LEFT, TOP = 64, 130, 34
-"""Pixels of the heat map: one cell, its row titles, its column titles."""
+CELL, LETTER = 64, 8
+"""Pixels of the heat map: one cell, one letter of a title."""
 ROUND, GLOBAL = "round", "global"
 """How probes name the axis and the line that utility is held against."""
 Data = Mapping[str, Any]
@@ -201,21 +201,28 @@ def _heatmap(figure: Data, data: Data) -> Drawing:
     """
     known = [value for row in data["values"] for value in row if value is not None]
     low, high = data.get("range") or (min(known, default=0.0), max(known, default=1.0))
-    width = LEFT + CELL * len(data["columns"])
-    height = TOP + CELL * len(data["rows"])
-    parts = [
-        f'<text x="{LEFT + CELL * (i + 0.5):g}" y="{TOP - 12}" class="tick" '
-        f'text-anchor="middle">{escape(str(name))}</text>'
-        for i, name in enumerate(data["columns"])
-    ]
+    left = LETTER * max(len(str(name)) for name in data["rows"]) + 20
+    slope = (
+        LETTER * max(len(str(name)) for name in data["columns"]) // 2
+    )  # titles rise by 30 degrees
+    top = slope + 16
+    width = left + CELL * len(data["columns"]) + slope
+    height = top + CELL * len(data["rows"])
+    parts = []
+    for i, name in enumerate(data["columns"]):
+        x, y = left + CELL * i + CELL // 2 - 6, top - 8
+        parts.append(
+            f'<text x="{x}" y="{y}" class="tick" transform="rotate(-30 {x} {y})">'
+            f"{escape(str(name))}</text>"
+        )
     for j, (name, row) in enumerate(zip(data["rows"], data["values"], strict=True)):
-        y = TOP + CELL * j
+        y = top + CELL * j
         parts.append(f'<text x="0" y="{y + CELL / 2 + 4:g}">{escape(str(name))}</text>')
         for i, value in enumerate(row):
             if value is None:
                 continue
             strength = min(1.0, max(0.0, (value - low) / ((high - low) or 1)))
-            x = LEFT + CELL * i
+            x = left + CELL * i
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{CELL - 3}" height="{CELL - 3}" rx="4" '
                 f'style="fill:var(--bad);opacity:{0.08 + 0.72 * strength:.2f}"/>'
