@@ -20,6 +20,7 @@ averages the domains of the last number of clients.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -363,16 +364,27 @@ def heading(texts: Texts, options: argparse.Namespace) -> dict[str, Any]:
         "noise",
         "without",
     ]
-    changed = [word for word in options.overrides if not word.startswith("data.root=")]
     domains = [example.domain for example in texts.examples]
     return {
-        "command": " ".join(["coverage_methods.py", options.recipe, *changed, "data.root=FOLDER"]),
+        "command": typed(sys.argv[1:]),
         "settings": {key: getattr(options, key) for key in keys}
         | {"small": [Path(name).name for name in options.small]},
         "items": {domain: domains.count(domain) for domain in sorted(set(domains))},
         "environment": describe_environment(TrainingConfig()),
         "clients": {},
     }
+
+
+def typed(words: Sequence[str]) -> str:
+    """The command without the folders of this machine."""
+    hidden, kept, last = ("--cache", "--json", "--svg"), ["benchmarks/coverage_methods.py"], ""
+    for word in words:
+        if word not in hidden and last not in hidden:
+            kept.append(
+                "data.root=FOLDER" if word.startswith("data.root=") else word.split("/")[-1]
+            )
+        last = word
+    return " ".join(kept)
 
 
 def report(
