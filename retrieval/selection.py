@@ -200,11 +200,6 @@ class _Slots:
         self.chosen = chosen.copy()
         self.steps = 0
         self._rank()
-        self.shared = np.zeros(len(similarity))  # sum_c max(0, S[q,c] - M_c) for every q
-        for start in range(0, len(similarity), BLOCK):
-            rows = similarity[start : start + BLOCK]
-            above = np.maximum(rows - self.best, 0)
-            self.shared[start : start + BLOCK] = above.sum(axis=1, dtype=np.float64)
 
     @property
     def coverage(self) -> float:
@@ -212,6 +207,7 @@ class _Slots:
 
     def ascend(self, *, first_stall: bool) -> None:
         """Replaces slots in turn until one (``first_stall``) or all in a row cannot improve."""
+        self.shared = self._gains()
         patience = 1 if first_stall else len(self.chosen)
         slot = stalled = 0
         while stalled < patience:
@@ -222,6 +218,14 @@ class _Slots:
             else:
                 stalled += 1
             slot = (slot + 1) % len(self.chosen)
+
+    def _gains(self) -> Float64:
+        """``sum_c max(0, S[q,c] - M_c)`` for every q."""
+        gains = np.zeros(len(self.similarity))
+        for start in range(0, len(gains), BLOCK):
+            above = np.maximum(self.similarity[start : start + BLOCK] - self.best, 0)
+            gains[start : start + BLOCK] = above.sum(axis=1, dtype=np.float64)
+        return gains
 
     def _best_replacement(self, slot: int) -> tuple[int, float]:
         """The candidate with the largest gain over the present sum, lowest row on ties."""
