@@ -10,7 +10,8 @@ repetitions bound the epsilon of one record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ BASE = "base"
 GROUPS: tuple[Group, ...] = ("canary", "reference")
 DIGITS = 6
 NEEDS = ("positive", "negative")
+SPREAD = "all clients"
+"""How canaries are called that every client holds."""
 FEWEST = 4
 """Planted and left-out canaries of one kind below which no interval is given."""
 
@@ -73,6 +76,8 @@ def judge(scores: Scores, design: Design) -> Judgement:
         }
     shown = design.primary[-1]
     figures = [_figure(columns, design, shown, levels)]
+    holders = _by_holder(columns, design, shown)
+    figures += [holders] if holders.data["rows"] else []
     return Judgement(findings, figures, {"exposure": details, "cap": cap(_count(columns))})
 
 
@@ -85,12 +90,23 @@ def _exposures(column: Scores) -> tuple[dict[str, list[float]], float]:
     return {"ranked": ranked(column["canary"], column["reference"]), "extrapolated": far}, fit
 
 
-def _rows(design: Design, level: int, included: bool) -> list[int]:
+def _rows(design: Design, level: int, included: bool, holder: str = "") -> list[int]:
     return [
         i
         for i, c in enumerate(design.samples["canary"])
-        if c["repetitions"] == level and c["included"] == included
+        if c["repetitions"] == level and c["included"] == included and holder in ("", _holder(c))
     ]
+
+
+def _holder(canary: Mapping[str, Any]) -> str:
+    """Whose training data a canary was meant for: one client's, or those of several."""
+    return SPREAD if "+" in canary["client"] else str(canary["client"])
+
+
+def _holders(design: Design) -> list[str]:
+    """Clients in name order, and last those canaries that all of them hold."""
+    found = {_holder(c) for c in design.samples["canary"]}
+    return [*sorted(found - {SPREAD}), *sorted(found & {SPREAD})]
 
 
 def _exposure(
@@ -166,22 +182,22 @@ def _table(
     bits: dict[str, list[float]], column: Scores, design: Design, levels: list[int]
 ) -> list[dict[str, Any]]:
     table = []
-    for level in levels:
-        for included in (True, False):
-            rows = _rows(design, level, included)
-            if rows:
-                table.append(
-                    {
-                        "repetitions": level,
-                        "planted": included,
-                        "canaries": len(rows),
-                        "mean_ranked": round(float(np.mean([bits["ranked"][i] for i in rows])), 4),
-                        "mean_extrapolated": round(
-                            float(np.mean([bits["extrapolated"][i] for i in rows])), 4
-                        ),
-                        "spelled": sum(column["canary spelled"][i] for i in rows),
-                    }
-                )
+    for holder, level, included in product(["", *_holders(design)], levels, (True, False)):
+        rows = _rows(design, level, included, holder)
+        if rows:
+            table.append(
+                {
+                    "holder": holder or "all",
+                    "repetitions": level,
+                    "planted": included,
+                    "canaries": len(rows),
+                    "mean_ranked": round(float(np.mean([bits["ranked"][i] for i in rows])), 4),
+                    "mean_extrapolated": round(
+                        float(np.mean([bits["extrapolated"][i] for i in rows])), 4
+                    ),
+                    "spelled": sum(column["canary spelled"][i] for i in rows),
+                }
+            )
     return table
 
 
@@ -205,6 +221,27 @@ def _figure(columns: Scores, design: Design, name: str, levels: list[int]) -> Fi
         "Exposure of canaries by repetitions",
         f"Mean bits by rank among {_count(columns)} reference secrets, at most "
         f"{cap(_count(columns)):.1f}; a secret that training never saw has about 1.4.",
+        {"rows": rows, "unit": "bits"},
+    )
+
+
+def _by_holder(columns: Scores, design: Design, name: str) -> Figure:
+    """The same by who was meant to hold them, all repetitions together."""
+    bits = _exposures(columns[name])[0]["ranked"]
+    levels = sorted({c["repetitions"] for c in design.samples["canary"]})
+    rows = []
+    for holder, (title, included) in product(
+        _holders(design), (("planted", True), ("left out", False))
+    ):
+        places = [i for level in levels for i in _rows(design, level, included, holder)]
+        if len(places) >= FEWEST:
+            found = mean([bits[i] for i in places])
+            rows.append([f"{holder}, {title}", title, found.mean, found.low, found.high])
+    return Figure(
+        "canary_holders",
+        "intervals",
+        "Exposure of canaries by who holds them",
+        "Mean bits over all repetitions; a canary is planted with one client or spread over all.",
         {"rows": rows, "unit": "bits"},
     )
 

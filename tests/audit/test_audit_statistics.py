@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 from fedllm.eval.audit.epsilon import best_bound, one_run_bound
 from fedllm.eval.audit.estimates import auc, auc_deviation, auc_interval, share_gap, tpr_at
 from fedllm.eval.audit.exposure import extrapolated, ranked
-from fedllm.eval.audit.findings import Finding
+from fedllm.eval.audit.findings import Design, Finding
 from fedllm.eval.audit.verdicts import decide, overall
+from fedllm.eval.probes import canaries
 from fedllm.eval.probes.discoverable import discoverable
 from fedllm.eval.stats import Interval
 
@@ -127,3 +128,28 @@ def test_an_alarm_fails_the_audit_but_is_not_waited_for():
 def test_no_excess_among_few_is_not_ruled_out():
     assert share_gap([False] * 40, [False] * 40).high > 0.05
     assert share_gap([False] * 60, [False] * 60).high < 0.05
+
+
+def test_exposure_is_told_by_client_and_placement():
+    clients = ["north", "south", "north+south"]
+    held = [
+        {"id": str(i), "client": c, "repetitions": 1, "included": i % 2 == 0}
+        for c in clients
+        for i in range(8)
+    ]
+    leaks = [float(c["included"] and c["client"] != "south") for c in held]
+    references = [-float(n) / 64 for n in range(1, 64)]
+    column = {"canary": leaks, "reference": references, "canary spelled": [False] * len(held)}
+    none = {**column, "canary": [0.0] * len(held)}
+    target = {"name": "global", "round": 1, "client": "", "primary": True}
+    shift = [-0.5] * len(held)
+    leaky = {**column, "canary": [a + b for a, b in zip(leaks, shift, strict=True)]}
+    judged = canaries.judge(
+        {"scores": {"base": none, "global": leaky}}, Design(0, (target,), {"canary": tuple(held)})
+    )
+    rows = {title: mean for title, _, mean, *_ in judged.figures[1].data["rows"]}
+    for holder in ("north", "all clients"):
+        assert rows[f"{holder}, planted"] > rows[f"{holder}, left out"] + 3
+    assert rows["south, planted"] == rows["south, left out"]
+    table = judged.details["exposure"]["global"]["by_repetitions"]
+    assert [row["holder"] for row in table[::2]] == ["all", "north", "south", "all clients"]
