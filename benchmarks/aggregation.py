@@ -286,7 +286,7 @@ def bench_memory(root: Path, layers: int, clients: int) -> dict[str, float]:
     out = {}
     for name, shapes, count, depth in (
         ("8B-shaped", LLAMA_8B, 100, layers),
-        ("1B-shaped", LLAMA_1B, 1000, layers),
+        ("1B-shaped", LLAMA_1B, 1000, min(layers, 16)),
     ):
         sources = make_clients(root, count, depth, shapes)
         for rule in ("fedit", "lora-fair", "flexlora"):
