@@ -216,7 +216,7 @@ def _metrics(
         "aggregation": _losses(closed),
         "bytes_up": {
             client: directory_bytes(directory.update(client))
-            - _frozen_bytes(state, plan["trained"])
+            - _frozen_bytes(state, trained_in(directory))
             for client, (state, _) in updates.items()
         },
         "bytes_down": {client: down for client in plan["cohort"]},

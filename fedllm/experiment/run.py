@@ -14,6 +14,7 @@ from fedllm.engines.files import open_next
 from fedllm.engines.local import run_rounds
 from fedllm.engines.runtime import Member, Runtime, domain_counts
 from fedllm.errors import EngineError
+from fedllm.eval.audit.verdicts import Limits
 from fedllm.eval.report.write import write_report
 from fedllm.experiment.arms import (
     POOLED,
@@ -55,12 +56,12 @@ def run_experiment(
     Raises:
         FedLLMError: Something the person can mend; the run directory is as far as it came.
     """
-    check_audit(config.audit)
+    limits = check_audit(config.audit)
     run = create_run(config, describe_environment(config.training))
     with run.locked():
         sweep(run.root)
         run.spent("imports", time.monotonic() - started)
-        experiment = _Experiment(run, watcher)
+        experiment = _Experiment(run, watcher, limits)
         experiment.run_arms()
         coverage = experiment.coverage()
         probe = experiment.probe()
@@ -83,10 +84,10 @@ def run_experiment(
 
 def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
     """Makes a run directory ready for clients elsewhere; returns the cohort of the open round."""
-    check_audit(config.audit)
+    limits = check_audit(config.audit)
     run = create_run(config, describe_environment(config.training))
     with run.locked():
-        experiment = _Experiment(run, watcher)
+        experiment = _Experiment(run, watcher, limits)
         experiment.augmenter.widen(run.federation, full_arm(config).widening, experiment.shards)
         experiment.runtime.write_initial(run.federation)
         cohort = open_next(run, run.federation.completed + 1)
@@ -108,10 +109,9 @@ def hand_out(run: RunDirectory, watcher: Watcher) -> None:
 class _Experiment:
     """The parts of a run, made in the order in which mistakes are cheapest to find."""
 
-    def __init__(self, run: RunDirectory, watcher: Watcher) -> None:
-        self.run, self.watcher = run, watcher
+    def __init__(self, run: RunDirectory, watcher: Watcher, limits: Limits) -> None:
+        self.run, self.watcher, self.limits = run, watcher, limits
         self.config = run.config
-        self.limits = check_audit(self.config.audit)
         self.arms = plan_arms(self.config)
         self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
