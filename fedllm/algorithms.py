@@ -64,6 +64,15 @@ class FlexLoRA(Section):
     """Power steps of ``randomised``."""
 
 
+class FloraNA(Section):
+    """Each factor combined with coefficients that bring the product closest to the target."""
+
+    title: ClassVar[str] = "FLoRA-NA"
+    name: Literal["flora-na"] = "flora-na"
+    iterations: int = Field(20, ge=0)
+    """Times both sets of coefficients are solved for; 0 is FedIT."""
+
+
 class LoraFair(Section):
     """LoRA-FAIR: averaged A, corrected B."""
 
@@ -71,8 +80,11 @@ class LoraFair(Section):
     name: Literal["lora-fair"] = "lora-fair"
     solver: Literal["ridge", "cosine", "sgd-paper"] = "ridge"
     """Closed form, exact cosine optimum, or the published gradient descent (reproduction only)."""
-    lam: float = Field(0.01, ge=0)
-    """Weight of the correction's norm; relative to tr(G)/r for ``ridge``."""
+    sweeps: int = Field(1, ge=1)
+    """Half-steps of ``ridge``: 1 corrects B as published, 2 also A, 3 B again, and so on."""
+    lam: float | None = Field(None, ge=0)
+    """Weight of the correction's norm; relative to tr(G)/r for ``ridge``. Empty means 0.01 as
+    published, and 0.3 where both factors move (``sweeps`` above 1)."""
     axis: Literal["flat", "columns"] = "flat"
     """Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns."""
     steps: int = Field(1000, ge=0)
@@ -151,6 +163,7 @@ Algorithm = Annotated[
     | FedSVD
     | FedRot
     | FlexLoRA
+    | FloraNA
     | LoraFair
     | HetLoRA
     | RaFLoRA

@@ -10,6 +10,8 @@ al., ICCV 2025, https://arxiv.org/abs/2411.14961.
 ``"sgd-paper"`` runs the published loop for reproduction (``lora_fair_paper``). The solvers work on
 ``G = A A^T (r, r)`` and ``N = sum p_k (B_k - B)(A_k - A) A^T (d_out, r)``, so that
 ``DW A^T = N + B G``; the centred form keeps ``dB`` accurate when clients are close.
+
+Where we go further: ``sweeps`` of ridge above 1 move ``A`` too (``lora_fair_ridge``).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from fedllm.adapters.lowrank import concatenated, eigh, inner_products
 from fedllm.aggregation.lora_fair_paper import column_cosine, descend, flat_cosine
+from fedllm.aggregation.lora_fair_ridge import alternate
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 from fedllm.errors import ConfigError
@@ -38,33 +41,38 @@ def lora_fair(
     stack: Stack,
     *,
     solver: Solver = "ridge",
-    lam: float = 0.01,
+    sweeps: int = 1,
+    lam: float | None = None,
     axis: Axis = "flat",
     steps: int = 1000,
     lr: float = 0.01,
     seed: int = 0,
 ) -> Combined:
-    """Corrects the mean of ``B``.
+    """Corrects the mean of ``B``, and with ``sweeps`` above 1 that of ``A``.
 
     Args:
         stack: One module of all clients, equal ranks.
         solver: See the module.
+        sweeps: Half-steps of ``ridge``: 1 corrects ``B`` as published, 2 also ``A``, 3 ``B`` again,
+            and so on. The other solvers make one.
         lam: Weight of ``||dB||^2``. For ``ridge`` relative to ``tr(G)/r``, so that it does not
-            depend on the scale of ``A``; for the other two absolute, as published.
+            depend on the scale of ``A``; for the other two absolute, as published. Empty means
+            0.01 as published, and 0.3 where both factors move: over many rounds a weaker pull
+            follows what the clients disagree about.
         axis: Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns, as
             in the derived published code (whose ``lam`` is 1).
         steps: Gradient steps of ``sgd-paper``.
         lr: Step size of ``sgd-paper``.
         seed: Seed of the Xavier start of ``sgd-paper``.
     """
-    _check(solver, lam, axis, steps)
+    lam = lam if lam is not None else 0.01 if sweeps == 1 else 0.3
+    _check(solver, sweeps, lam, axis, steps)
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
         return Combined(b_mean, a_mean)  # nothing to correct, or (cosine) undefined
     if solver == "ridge":
-        shift, _ = _sweep(stack, a_mean, b_mean, 0)
-        return Combined(b_mean + _ridge(shift, gram, lam), a_mean)
+        return Combined(*alternate(stack, b_mean, a_mean, lam=lam, sweeps=sweeps))
     key = derive_seed(seed, f"lora-fair:{stack.module}")
     if axis == "columns":
         b_s, a_s = concatenated(stack, stack.weights)
@@ -84,9 +92,16 @@ def lora_fair(
     return Combined(fitted.to(stack.dtype), a_mean)
 
 
-def _check(solver: str, lam: float, axis: str, steps: int) -> None:
+def _check(solver: str, sweeps: int, lam: float, axis: str, steps: int) -> None:
     if solver not in ("ridge", "cosine", "sgd-paper"):
         raise ConfigError(f"lora-fair solver={solver!r}; choose ridge, cosine or sgd-paper")
+    if type(sweeps) is not int or sweeps < 1:
+        raise ConfigError(f"lora-fair sweeps={sweeps!r}; give a number of at least 1")
+    if sweeps > 1 and solver != "ridge":
+        raise ConfigError(
+            f"lora-fair sweeps={sweeps} alternates the closed form of ridge; use solver=ridge, or "
+            f"leave sweeps out with solver={solver}"
+        )
     if axis not in ("flat", "columns"):
         raise ConfigError(f"lora-fair axis={axis!r}; choose flat or columns")
     if axis == "columns" and solver != "sgd-paper":
@@ -117,15 +132,6 @@ def _sweep(stack: Stack, a_mean: Tensor, b_mean: Tensor, probes: int) -> tuple[T
         drift.add_(core, alpha=weight)
     shift = total[:, :rank] - b_mean @ drift  # drift is zero but for rounding
     return shift, total[:, rank:]
-
-
-def _ridge(shift: Tensor, gram: Tensor, lam: float) -> Tensor:
-    """``dB = N (G + lambda I)^-1``, through the eigenbasis; dead directions of ``A`` give zero."""
-    values, vectors = eigh(gram)
-    penalty = lam * float(values.sum()) / len(values)
-    kept = values > 1e-8 * values[-1]
-    inverse = torch.where(kept, 1.0 / (values + penalty).clamp_min(1e-300), 0.0)
-    return shift @ ((vectors * inverse) @ vectors.T).to(shift.dtype)
 
 
 EXACT_NORM_UP_TO = 2**20

@@ -16,6 +16,7 @@ from fedllm.aggregation.fedsvd import fedsvd
 from fedllm.aggregation.ffa import ffa, rolora
 from fedllm.aggregation.flexlora import fedmomentum, flexlora, florist
 from fedllm.aggregation.flora import flora
+from fedllm.aggregation.flora_na import flora_na
 from fedllm.aggregation.frlora import frlora
 from fedllm.aggregation.hetlora import hetlora, raflora
 from fedllm.aggregation.lora_fair import lora_fair
@@ -38,6 +39,7 @@ RULES: dict[str, Rule] = {
     "ffa": Rule(ffa, mixed_ranks=False, linear=True, trains=("B",)),
     "flexlora": Rule(flexlora, mixed_ranks=True, linear=False, nested=True),
     "flora": Rule(flora, mixed_ranks=True, linear=False),
+    "flora-na": Rule(flora_na, mixed_ranks=False, linear=False),
     "florist": Rule(florist, mixed_ranks=True, linear=False, nested=True),
     "frlora": Rule(frlora, mixed_ranks=False, linear=False, needs_sent=True, remainder=True),
     "hetlora": Rule(hetlora, mixed_ranks=True, linear=False, nested=True),

@@ -60,6 +60,7 @@ PAYLOADS: dict[str, tuple[Size, Size, str]] = {
     "fedsvd": (_b, _full, ""),
     "ffa": (_b, _b, "A is frozen"),
     "flexlora": (_full, _full, ""),
+    "flora-na": (_full, _full, ""),
     "flora": (_full, _stacked, "all clients' factors"),
     "florist": (_full, _at_most, "at most; the energy decides"),
     "frlora": (_full, _full, "clients fold the progress themselves"),
