@@ -14,7 +14,7 @@ from typing import Any
 
 from fedllm.config import SourceConfig
 from fedllm.data.columns import Getter, Row, flat_text, getter, show_columns
-from fedllm.data.files import CHAT_COLUMNS
+from fedllm.data.json_text import CHAT_COLUMNS
 from fedllm.errors import DataError
 
 

@@ -128,6 +128,47 @@ def test_places_are_lines_of_text_files_and_numbers_of_records_elsewhere(tmp_pat
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "columns"),
+    [
+        ("a.csv", ",instruction,output,\n0,i,o,\n", {}),
+        ("a.csv", " ,,\n,instruction,output\n0,i,o\n", {}),
+        ("a.csv", ",,\n0,i,o\n", {"instruction": "1", "output": "2"}),
+        ("a.csv", "sep=;\ninstruction;output\ni;o\n", {}),
+        ("a.csv", '\ufeff"SEP=|"\r\ninstruction|output\r\ni|o\r\n', {}),
+        ("a.csv", 'instruction;output;"note, if any"\ni;o;\n', {}),
+        ("a.csv", "instruction;note, or, none;output\ni;n, m;o\n", {}),
+        ("a.tsv", "instruction\tnote, if any\toutput\ni\tn\to\n", {}),
+        ("a.tsv", "i\to\n", {"instruction": "0", "output": "1"}),
+        ("a.csv", "i;o, or p\nj;o\n", {"instruction": "0", "output": "1"}),
+    ],
+)
+def test_separators_and_names_are_found_in_any_header(tmp_path, name, text, columns):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    first = load(tmp_path, name, columns=columns)[0]
+    assert (first.instruction, first.output[0]) == ("i", "o")
+
+
+def test_a_stated_separator_counts_as_a_line(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\nprompt;completion\na;b\nc;d;e\n")
+    assert fault(tmp_path, "a.csv").startswith("a.csv:4: 3 fields")
+
+
+def test_byte_order_marks_of_files_that_were_put_together_are_skipped(tmp_path):
+    marked = b"\xef\xbb\xbf" + as_lines(ROWS)
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + marked + b"\n" + marked)
+    loaded = read_source(SourceConfig(path="a.jsonl"), tmp_path, seed=0, role="private")
+    assert (loaded.rows, len(loaded.examples)) == (6, 3)
+
+
+def test_a_parquet_text_that_is_no_text_is_one_line(tmp_path):
+    wrong = arrow.array([b"\xff\xfeSECRET"]).view(arrow.string())
+    table = arrow.table({"instruction": ["i"], "output": wrong})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    message = fault(tmp_path, "a.parquet")
+    assert "a.parquet: holds a value that cannot be read" in message and "SECRET" not in message
+
+
 def test_a_line_separator_inside_a_json_string_does_not_end_the_row(tmp_path):
     row = {"instruction": "Say\u2028it.", "output": "it\x85"}
     (tmp_path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -268,6 +309,16 @@ def test_a_missing_file_names_the_root_and_its_neighbours(tmp_path):
         ("wide.csv", b"prompt,completion\nSECRET,a,b\n", ["wide.csv:2", "3 fields", "2 columns"]),
         ("open.csv", b'prompt,completion\na,b\n"SECRET,a\n', ["open.csv:3", "not valid CSV"]),
         ("twice.csv", b"prompt,prompt\nSECRET,a\n", ["twice.csv:1", "twice"]),
+        (
+            "digits.jsonl",
+            b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}",
+            ["digits.jsonl:2", "4300 digits"],
+        ),
+        ("digits.json", b'[{"a":\n' + b"9" * 5000 + b"}]", ["digits.json:2", "4300 digits"]),
+        ("deep.jsonl", b'{"a": 1}\n' + b"[" * 100_000, ["deep.jsonl:2", "nested too deeply"]),
+        ("deep.json", b'[\n{"a":' + b"[" * 9999 + b"]" * 9999 + b"}]", ["deep.json:2", "deeply"]),
+        ("again.jsonl", b'{"a": "x"}\n{"a": "SECRET", "a": "y"}', ["again.jsonl:2", "twice"]),
+        ("again.json", b'[{"a": "\\"a\\":", "b":\n{"a": 1,\n"a": 2}}]', ["again.json:3", "twice"]),
         ("splits.json", b'{"a": [{"x": "SECRET"}], "b": [{"x": "1"}]}', ["a, b", "split: a"]),
     ],
 )
