@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from fedllm.algorithms import SECTIONS
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError
+from fedllm.yamlfile import parse_yaml
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -36,6 +37,15 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _override(values, override)
     return parse_recipe(values, str(source))
+
+
+def read_recipe(path: Path) -> RunConfig:
+    """The recipe of a file, as it stands there.
+
+    Raises:
+        ConfigError: As `load_recipe`.
+    """
+    return parse_recipe(_read(path), str(path))
 
 
 def parse_recipe(values: dict[str, Any], source: str) -> RunConfig:
@@ -76,11 +86,13 @@ def shipped_recipes() -> dict[str, Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {_one_line(error)}") from None
+    try:
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"recipe {path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {path} holds no mapping; start it with a section, e.g. 'data:'")
     return values
@@ -92,9 +104,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"override '{override}' has no '='; write section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': {_one_line(error)}") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"override '{override}': {error}") from None
     if isinstance(value, str):
         value = _number(value)
     *parents, last = key.split(".")
@@ -180,7 +192,3 @@ def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
     elif get_origin(annotation) in (Union, types.UnionType, list):
         for argument in get_args(annotation):
             yield from _sections(argument)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -37,12 +37,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, EngineError
-from fedllm.recipe import dump_recipe, parse_recipe
+from fedllm.recipe import dump_recipe, read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +143,7 @@ class RunDirectory:
     @cached_property
     def config(self) -> RunConfig:
         """The resolved recipe."""
-        values = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
-        return parse_recipe(values, str(self.recipe))
+        return read_recipe(self.recipe)
 
     @property
     def recipe(self) -> Path:

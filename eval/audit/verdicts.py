@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from fedllm.errors import ConfigError
 from fedllm.eval.audit.findings import Finding
+from fedllm.yamlfile import parse_yaml
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 Limits = Mapping[str, float | None]
@@ -104,8 +103,8 @@ def read_limits(path: Path | None) -> dict[str, float | None]:
     if path is None:
         return dict(LIMITS)
     try:
-        given: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        given: Any = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: holds no mapping; write lines such as 'membership.auc: 0.1'")

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedllm.data.columns import Row
@@ -41,6 +40,7 @@ from fedllm.eval.tasks.parsers import (
     strict_label,
 )
 from fedllm.eval.tasks.spec import FLEXIBLE, STRICT, Parser, Question, Source, Task
+from fedllm.yamlfile import parse_yaml
 
 
 class Custom(BaseModel):
@@ -89,8 +89,8 @@ def read_tasks(path: Path) -> list[Task]:
 
 def _yaml(path: Path) -> list[Task]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ConfigError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
     entries = content if isinstance(content, list) else [content]
     return [_task(path, entry) for entry in entries]
