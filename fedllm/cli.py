@@ -1,7 +1,7 @@
 """The ``fedllm`` command.
 
-Subcommands live in ``fedllm.commands`` and import their work when they run. A ``FedLLMError`` is
-printed as one line and ends with exit code 2; anything else is a bug and keeps its traceback.
+Subcommands live in ``fedllm.commands`` and import their work when they run. How they end is
+``fedllm.program``'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import typer
 
 from fedllm.commands import adapters, audit, comparison, evaluation, retrieval, rounds, run
-from fedllm.errors import FedLLMError
+from fedllm.program import run_program
 
 app = typer.Typer(
     name="fedllm",
@@ -54,26 +54,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the ``fedllm`` command."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep on a shared machine
-    try:
-        app()
-    except FedLLMError as error:
-        sys.stderr.write(f"fedllm: {error.line}\n")
-        raise SystemExit(2) from None
-    except OSError as error:
-        sys.stderr.write(f"fedllm: {_disk_message(error)}\n")
-        raise SystemExit(2) from None
-
-
-def _disk_message(error: OSError) -> str:
-    """What the operating system refused, on which file, and what to do."""
-    place = f" {error.filename}" if error.filename else ""
-    remedy = {
-        28: "free some space or choose another output.dir; the run resumes with the same command",
-        13: "change the permissions or choose another output.dir",
-        30: "the file system is read-only; choose another output.dir",
-    }.get(error.errno or 0, "the run resumes with the same command once that is mended")
-    return f"{error.strerror or type(error).__name__}{place}; {remedy}"
+    run_program(app, "fedllm")
 
 
 if __name__ == "__main__":

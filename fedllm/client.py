@@ -12,14 +12,14 @@ FSDP: see ``recipes/accelerate/``) the result is that of one process up to round
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedllm.errors import EngineError, FedLLMError
+from fedllm.errors import EngineError
+from fedllm.program import run_program
 
 
 def train(
@@ -67,14 +67,9 @@ def train(
 
 def main() -> None:
     """Entry point of ``python -m fedllm.client``."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep on a shared machine
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
-    try:
-        app()
-    except FedLLMError as error:
-        sys.stderr.write(f"fedllm.client: {error.line}\n")
-        raise SystemExit(2) from None
+    run_program(app, "fedllm.client")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ PLACES = {
 }
 
 LAYERS = [
-    {"errors", "seeds", "types", "atomic", "progress", "assets"},
+    {"errors", "seeds", "types", "atomic", "progress", "program", "yamlfile", "assets"},
     {"section", "algorithms", "config", "recipe"},
     {"runs"},
     {"adapters"},
