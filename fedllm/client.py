@@ -35,7 +35,7 @@ def train(
     Reads what was sent and the client's own shard from the run directory, and drops the client's
     update there.
     """
-    from fedllm.engines.files import cohort_of
+    from fedllm.engines.files import cohort_of, damage_of
     from fedllm.runs import open_run
 
     directory = open_run(run)
@@ -49,8 +49,11 @@ def train(
     if this.done:
         raise EngineError(f"round {round} is closed; see 'fedllm round status --run {run}'")
     if this.update(client).exists() and not again:
-        sys.stderr.write(f"{this.update(client)} is there already; --again trains it anew\n")
-        return
+        damage = damage_of(this, client)
+        if damage is None:
+            sys.stderr.write(f"{this.update(client)} is there already; --again trains it anew\n")
+            return
+        sys.stderr.write(f"{damage}: training it now\n")
 
     from fedllm.engines.runtime import Runtime, member_of
 

@@ -222,8 +222,8 @@ class RunDirectory:
         with (self.root / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def events(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Recorded events of one kind, oldest first; a line cut off by a kill is skipped."""
+    def events(self, *kinds: str) -> Iterator[dict[str, Any]]:
+        """Recorded events of these kinds, oldest first; a line cut off by a kill is skipped."""
         path = self.root / "events.jsonl"
         if not path.exists():
             return
@@ -232,7 +232,7 @@ class RunDirectory:
                 event = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if event.get("event") == kind:
+            if event.get("event") in kinds:
                 yield event
 
     def spent(self, stage: str, seconds: float) -> None:
@@ -248,7 +248,10 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for one process; a second one is refused instead of mixing its files in."""
+        """Holds the run for one process; a second one is refused instead of mixing its files in.
+
+        What follows in ``events.jsonl`` belongs to this start.
+        """
         with (self.root / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -257,6 +260,7 @@ class RunDirectory:
                     f"{self.root} is in use by another process; wait for it or choose another "
                     "output.dir"
                 ) from None
+            self.event("start")
             yield
 
 

@@ -16,9 +16,19 @@ PLACES = {
 }
 
 LAYERS = [
-    {"errors", "seeds", "types", "atomic", "progress", "program", "yamlfile", "assets"},
+    {
+        "errors",
+        "seeds",
+        "types",
+        "atomic",
+        "progress",
+        "program",
+        "yamlfile",
+        "fingerprints",
+        "assets",
+    },
     {"section", "algorithms", "config", "recipe"},
-    {"runs"},
+    {"runs", "kept"},
     {"adapters"},
     {"aggregation", "data", "privacy"},
     {"training", "server"},

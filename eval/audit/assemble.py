@@ -24,6 +24,7 @@ from fedllm.eval.audit.population import Population, Sample, gathered, numbered
 from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.audit.words import removed
+from fedllm.kept import check_kept
 from fedllm.runs import RunDirectory, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
@@ -142,6 +143,7 @@ def targets_of_run(run: RunDirectory, every: int) -> list[Target]:
 
     Raises:
         DataError: No round is finished.
+        EngineError: A round was altered after it closed.
     """
     last = run.federation.completed
     if not last:
@@ -150,6 +152,7 @@ def targets_of_run(run: RunDirectory, every: int) -> list[Target]:
     targets = []
     for number in rounds:
         this = run.federation.round(number)
+        check_kept(this)
         sent = this.sent if this.sent.exists() else None
         targets.append(
             Target(f"global {number}", this.aggregate, number, primary=number == last, sent=sent)

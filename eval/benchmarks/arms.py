@@ -12,6 +12,7 @@ from fedllm.adapters.collect import collect
 from fedllm.adapters.manifest import sha256
 from fedllm.adapters.state import CONFIG, WEIGHTS, open_adapter
 from fedllm.errors import ConfigError
+from fedllm.kept import check_kept
 from fedllm.runs import FederationDirectory, RunDirectory
 
 ArmKind = Literal["base", "local", "centralised", "federated", "client", "adapter"]
@@ -70,6 +71,7 @@ def run_arms(run: RunDirectory, rounds: str = "all") -> list[EvaluatedArm]:
 
     Raises:
         ConfigError: A round is not there.
+        EngineError: A round was altered after it closed.
     """
     arms = [*_comparisons(run), *_own(run, rounds)]
     if not arms:
@@ -90,7 +92,7 @@ def _own(run: RunDirectory, rounds: str) -> Iterator[EvaluatedArm]:
             title = f"{path.name}, round {last}"
             yield EvaluatedArm(f"client-{path.name}", title, "client", path, last, path.name)
     for number in _chosen(rounds, last):
-        path = run.federation.round(number).aggregate
+        path = _kept(run.federation, number)
         title = f"Federated, round {number}"
         yield EvaluatedArm(f"round-{number:04d}", title, "federated", path, number)
 
@@ -117,8 +119,14 @@ def _last(path: Path, name: str, title: str, kind: ArmKind) -> EvaluatedArm | No
     if not number:
         return None
     client = path.name if kind == "local" else None
-    aggregate = federation.round(number).aggregate
-    return EvaluatedArm(_file_name(name), title, kind, aggregate, number, client)
+    adapter = _kept(federation, number)
+    return EvaluatedArm(_file_name(name), title, kind, adapter, number, client)
+
+
+def _kept(federation: FederationDirectory, number: int) -> Path:
+    """The global adapter of a finished round that nobody altered."""
+    check_kept(federation.round(number))
+    return federation.round(number).aggregate
 
 
 def _chosen(rounds: str, last: int) -> list[int]:

@@ -6,7 +6,6 @@ a whole still verifies.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm import fingerprints
 from fedllm.adapters.state import CONFIG, WEIGHTS
 from fedllm.errors import AdapterError
 
@@ -99,10 +99,9 @@ def record_input(
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, read in pieces."""
+    """Hash of a file that an output depends on."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return fingerprints.sha256(path)
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}; it is needed to verify the output") from None
 

@@ -21,20 +21,31 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
 
 
-def status(run: Run) -> None:
+def status(
+    run: Run,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only the names of those who still have to train.")
+    ] = False,
+) -> None:
     """Say which round is open, who takes part and whose update is still missing."""
-    from fedllm.engines.files import cohort_of
+    from fedllm.engines.files import cohort_of, damage_of
     from fedllm.runs import open_run
 
     directory = open_run(run)
     number = directory.federation.completed + 1
     if number > directory.config.federation.rounds:
-        typer.echo(f"all {number - 1} rounds are closed")
+        if not missing:
+            typer.echo(f"all {number - 1} rounds are closed")
         return
     this = directory.federation.round(number)
     for client in cohort_of(this):
-        state = "arrived" if this.update(client).exists() else "missing"
-        typer.echo(f"round {number}  {client:<24} {state}")
+        state = "missing"
+        if this.update(client).exists():
+            state = "damaged" if damage_of(this, client) else "arrived"
+        if not missing:
+            typer.echo(f"round {number}  {client:<24} {state}")
+        elif state != "arrived":
+            typer.echo(client)
 
 
 def close(run: Run) -> None:

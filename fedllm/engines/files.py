@@ -8,15 +8,24 @@ This is the whole protocol. The local engine calls these functions in one proces
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedllm.adapters.state import AdapterState, load_adapter, save_adapter, write_adapter
+from fedllm.adapters.state import (
+    WEIGHTS,
+    AdapterState,
+    load_adapter,
+    save_adapter,
+    write_adapter,
+)
 from fedllm.aggregation import RULES
 from fedllm.algorithms import Algorithm
 from fedllm.atomic import atomic_directory, atomic_json
 from fedllm.config import FederationConfig
 from fedllm.errors import AdapterError, EngineError
+from fedllm.fingerprints import digests, first_difference, sha256
+from fedllm.kept import check_kept, hash_round
 from fedllm.runs import (
     FederationDirectory,
     RoundDirectory,
@@ -50,11 +59,13 @@ def open_round(
 
     Raises:
         ConfigError: The rule cannot combine a cohort of this size.
-        EngineError: The round before it is not closed.
+        EngineError: The round before it is not closed, or was altered since.
     """
     before, this = federation.round(number - 1), federation.round(number)
     if not before.aggregate.exists():
         raise EngineError(f"round {number} cannot open: round {number - 1} is not closed")
+    if before.done:
+        check_kept(before)
     if not this.sent.exists():
         link_directory(before.aggregate, this.sent)
     if not this.plan.exists():
@@ -63,8 +74,25 @@ def open_round(
         )
         check_cohort(algorithm, len(cohort))
         trained = RULES[algorithm.name].trains_in(number)
-        atomic_json(this.plan, {"round": number, "cohort": cohort, "lr": lr, "trained": trained})
+        plan = {"round": number, "cohort": cohort, "lr": lr, "trained": trained}
+        atomic_json(this.plan, {**plan, "sent": digests(this.sent)})
+    check_sent(this)
     return this
+
+
+def check_sent(directory: RoundDirectory) -> None:
+    """Makes sure that an open round starts from the adapter it was opened with.
+
+    Raises:
+        EngineError: A file is missing or was altered, here or on its way to the client.
+    """
+    place = first_difference(directory.sent, read_json(directory.plan).get("sent", {}))
+    if place is not None:
+        raise EngineError(
+            f"{directory.sent / place} is missing or is not what round {directory.number} was "
+            f"opened with; delete {directory.sent} and copy it from the server again, where "
+            "'fedllm run' or 'fedllm prepare' makes it anew"
+        )
 
 
 def cohort_of(directory: RoundDirectory) -> list[str]:
@@ -75,8 +103,8 @@ def cohort_of(directory: RoundDirectory) -> list[str]:
     """
     if not directory.plan.exists():
         raise EngineError(
-            f"round {directory.number} is not open ({directory.plan} is missing); open it with "
-            "'fedllm round open'"
+            f"round {directory.number} is not open ({directory.plan} is missing); "
+            "'fedllm prepare RECIPE' opens the first round, 'fedllm round close' the next one"
         )
     return list(read_json(directory.plan)["cohort"])
 
@@ -91,6 +119,7 @@ def send_update(directory: RoundDirectory, state: AdapterState, card: UpdateCard
     path = directory.update(card.client)
     with atomic_directory(path) as temporary:
         write_adapter(state, temporary)
+        card = replace(card, sha256=sha256(temporary / WEIGHTS))
         atomic_json(temporary / CARD, card.to_dict())
     return path
 
@@ -99,7 +128,7 @@ def receive_update(path: Path) -> tuple[AdapterState, UpdateCard]:
     """Reads a client's update.
 
     Raises:
-        AdapterError: The adapter or its card is missing or damaged.
+        AdapterError: The adapter or its card is missing or damaged, or not what the client wrote.
     """
     state = load_adapter(path)
     try:
@@ -108,7 +137,22 @@ def receive_update(path: Path) -> tuple[AdapterState, UpdateCard]:
         raise AdapterError(
             f"{path / CARD} cannot be read ({type(error).__name__}); train the client's round again"
         ) from None
+    if card.sha256 and sha256(path / WEIGHTS) != card.sha256:
+        raise AdapterError(
+            f"{path / WEIGHTS} is not what client {card.client} wrote (its SHA-256 is not "
+            f"{card.sha256[:12]}, as {CARD} has it); copy it again or train the client's round "
+            "again"
+        )
     return state, card
+
+
+def damage_of(directory: RoundDirectory, client: str) -> str | None:
+    """Why an update that arrived is not as its client wrote it; ``None`` when it is whole."""
+    try:
+        receive_update(directory.update(client))
+    except AdapterError as error:
+        return str(error)
+    return None
 
 
 def collect_updates(
@@ -160,10 +204,11 @@ def finish_round(
         The content of ``metrics.json``; a round that is closed already returns it unchanged.
 
     Raises:
-        EngineError: Too few usable updates; the round stays open.
+        EngineError: Too few usable updates, or an altered ``sent/``; the round stays open.
     """
     if directory.done:
         return dict(read_json(directory.metrics))
+    check_sent(directory)
     updates, reasons = collect_updates(directory, base=base, failed=failed or {})
     closed = close_round(
         updates,
@@ -174,7 +219,7 @@ def finish_round(
         round=directory.number,
     )
     save_adapter(closed.state, directory.aggregate)
-    metrics = _metrics(directory, closed, updates, reasons)
+    metrics = {**_metrics(directory, closed, updates, reasons), "sha256": hash_round(directory)}
     atomic_json(directory.metrics, metrics)
     return metrics
 
@@ -242,7 +287,7 @@ def close_and_advance(run: RunDirectory) -> tuple[dict[str, Any], list[str]]:
         The closed round's metrics and the cohort of the next round, empty when all are closed.
 
     Raises:
-        EngineError: No round is open, or too few updates are usable.
+        EngineError: No round is open, too few updates are usable, or one was damaged on its way.
     """
     config, federation = run.config, run.federation
     settings = config.federation
@@ -250,11 +295,22 @@ def close_and_advance(run: RunDirectory) -> tuple[dict[str, Any], list[str]]:
     if number > settings.rounds:
         raise EngineError(f"all {settings.rounds} rounds of {run.root} are closed")
     this = federation.round(number)
-    cohort_of(this)
+    _refuse_damaged(this)
     base = read_json(run.base)["fingerprint"]
     with run.timed("aggregation"):
         metrics = finish_round(this, config.algorithm, settings, base=base)
     return metrics, open_next(run, number + 1)
+
+
+def _refuse_damaged(directory: RoundDirectory) -> None:
+    """Whoever closes a round by hand decides about a client whose work arrived damaged."""
+    for client in cohort_of(directory):
+        damage = damage_of(directory, client) if directory.update(client).exists() else None
+        if damage:
+            raise EngineError(
+                f"the update of client {client} is damaged: {damage}; or delete "
+                f"{directory.update(client)} to close the round without it"
+            )
 
 
 def open_next(run: RunDirectory, number: int) -> list[str]:

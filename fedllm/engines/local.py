@@ -14,9 +14,10 @@ from pathlib import Path
 from fedllm.algorithms import Algorithm
 from fedllm.atomic import atomic_text
 from fedllm.config import FederationConfig
-from fedllm.engines.files import cohort_of, finish_round, open_round
+from fedllm.engines.files import cohort_of, damage_of, finish_round, open_round
 from fedllm.engines.runtime import Member, Runtime
 from fedllm.errors import FedLLMError
+from fedllm.kept import check_kept
 from fedllm.progress import Watcher
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.training.schedule import round_lr
@@ -57,20 +58,22 @@ def run_rounds(
         widen: Where clients are given other public examples in every round.
 
     Raises:
-        EngineError: A round has too few usable updates.
+        EngineError: A round has too few usable updates, or a finished one was altered.
     """
     runtime.write_initial(federation)
     with watcher.task(title, settings.rounds) as tick:
         for number in range(1, settings.rounds + 1):
             directory = federation.round(number)
-            if not directory.done:
+            if directory.done:
+                check_kept(directory)
+            else:
                 lr = round_lr(runtime.config.training, number, settings.rounds)
                 open_round(federation, number, list(members), settings, algorithm, lr=lr)
                 cohort = {client: members[client] for client in cohort_of(directory)}
                 if widen is not None:
                     given = widen(directory)
                     cohort = {c: replace(m, public=given[c]) for c, m in cohort.items()}
-                failed = _train_cohort(run, directory, cohort, runtime, steps=steps)
+                failed = _train_cohort(run, directory, cohort, runtime, watcher, steps=steps)
                 with run.timed("aggregation"):
                     finish_round(
                         directory,
@@ -89,14 +92,18 @@ def _train_cohort(
     directory: RoundDirectory,
     cohort: Mapping[str, Member],
     runtime: Runtime,
+    watcher: Watcher,
     *,
     steps: int,
 ) -> dict[str, str]:
-    """Trains who has not sent an update yet; returns the reasons of those that failed."""
+    """Trains who has not sent a whole update yet; returns the reasons of those that failed."""
     failed: dict[str, str] = {}
     for client, member in cohort.items():
         if directory.update(client).exists():
-            continue
+            damage = damage_of(directory, client)
+            if damage is None:
+                continue
+            watcher.say(f"  round {directory.number}: training {client} again: {damage}")
         try:
             result = runtime.train(directory, member, steps=steps)
         except OSError:  # the disk is full or gone: nobody's fault, and nothing else will work

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
-from fedllm.engines.files import send_update, trained_in
+from fedllm.engines.files import check_sent, send_update, trained_in
 from fedllm.errors import ConfigError, EngineError
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
@@ -98,10 +100,19 @@ class Runtime:
         return cls(config, base, model, initial, accelerator)
 
     def write_initial(self, federation: FederationDirectory) -> None:
-        """Writes round 0: the adapter everybody starts from."""
+        """Writes round 0: the adapter everybody starts from.
+
+        Raises:
+            EngineError: What lies there is another adapter.
+        """
         first = federation.round(0).aggregate
         if not first.exists():
             save_adapter(self.initial, first)
+        elif not _equal(load_adapter(first), self.initial):
+            raise EngineError(
+                f"{first} is not the adapter that lora and federation.seed of the recipe draw; "
+                f"delete {first.parent} and give the same command, which draws it again"
+            )
 
     def tokenised(
         self, name: str, examples: Sequence[Example], *, keep: bool = True
@@ -144,6 +155,7 @@ class Runtime:
         training = self.config.training
         if steps is not None:
             training = training.model_copy(update={"steps": steps})
+        check_sent(directory)
         install(self.model, load_adapter(directory.sent))
         keep = self.config.retrieval.when == "once"  # else the next round brings other items
         shard = self.tokenised(member.name, [*member.private, *member.public], keep=keep)
@@ -191,6 +203,12 @@ class Runtime:
         """The model with the adapter of directory ``path`` installed."""
         install(self.model, load_adapter(path))
         return self.model
+
+
+def _equal(one: AdapterState, other: AdapterState) -> bool:
+    """Whether two adapters are the same numbers under the same names."""
+    left, right = one.tensors(), other.tensors()
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
 def _remember_base(run: RunDirectory, base: BaseModel) -> None:

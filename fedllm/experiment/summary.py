@@ -47,7 +47,7 @@ def summarise(
         },
         "versions": {**environment["versions"], "python": environment["python"]},
         "threads": environment["threads"],
-        "seconds": _seconds(run),
+        "seconds": seconds_by_stage([*run.events("start", "seconds")]),
         "clients": {
             client: {**sizes, "public": given.get(client, 0)}
             for client, sizes in read_json(run.clients).items()
@@ -116,14 +116,31 @@ def _round(directory: RoundDirectory) -> dict[str, Any]:
     domains = None
     if directory.evaluation.exists():
         domains = _domains(by_domain(read_reports(directory).values()))
-    return {**read_json(directory.metrics), "domains": domains}
+    record = read_json(directory.metrics)
+    record.pop("sha256", None)  # of the files, which stay where they are
+    return {**record, "domains": domains}
 
 
-def _seconds(run: RunDirectory) -> dict[str, float]:
-    """Seconds by stage, over all starts of the run."""
+def seconds_by_stage(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds by stage and in ``total``, over all starts of a run.
+
+    A start that was killed recorded its stages and no total: they stand for it, so no part is
+    larger than the whole.
+
+    Args:
+        events: Of the kinds ``start`` and ``seconds``, oldest first.
+    """
     stages: dict[str, float] = {}
-    for event in run.events("seconds"):
-        stages[event["stage"]] = stages.get(event["stage"], 0.0) + event["seconds"]
+    total = recorded = 0.0  # of the starts before this one; of the stages of this one
+    for event in events:
+        if event["event"] == "start":
+            total, recorded = total + recorded, 0.0
+        elif event["stage"] == "total":
+            total, recorded = total + max(event["seconds"], recorded), 0.0
+        else:
+            stages[event["stage"]] = stages.get(event["stage"], 0.0) + event["seconds"]
+            recorded += event["seconds"]
+    stages["total"] = total + recorded
     return {stage: round(seconds, 2) for stage, seconds in stages.items()}
 
 

@@ -42,12 +42,14 @@ class UpdateCard:
     steps: Count
     loss_first: float
     loss_last: float
+    sha256: str | None = None
+    """Hash of the adapter's weights as the client wrote them."""
     domains: dict[str, Count] | None = None
     """Private examples by domain, which the client gives away with ``federation.weights: feddisco``
     and not otherwise."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written; ``domains`` is there only when it is sent."""
+        """What is written; ``domains`` are there only when they are sent."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     @classmethod

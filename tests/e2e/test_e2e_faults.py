@@ -13,7 +13,7 @@ from fedllm import atomic, cli
 from fedllm.config import RunConfig
 from fedllm.engines import files
 from fedllm.engines.runtime import Runtime
-from fedllm.errors import AdapterError, EngineError
+from fedllm.errors import EngineError
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
 from fedllm.runs import open_run, read_json
@@ -190,7 +190,7 @@ def test_a_damaged_global_adapter_is_named(tmp_path):
     (directory.path / "evaluation.json").unlink()
     weights = directory.aggregate / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50])
-    with pytest.raises(AdapterError, match="adapter_model.safetensors"):
+    with pytest.raises(EngineError, match="adapter_model.safetensors is missing or was altered"):
         work(config)
 
 
