@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fedllm.commands import adapters, audit, comparison, evaluation, retrieval, rounds, run
+from fedllm.commands import adapters, audit, comparison, evaluation, listing, retrieval, rounds, run
 from fedllm.program import run_program
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
     Start with `fedllm demo`. Your own data: `fedllm run four_domains data.root=FOLDER`.
     Adapters trained elsewhere: `fedllm aggregate A B C --out DIR`.""",
 )
-for group in (run, rounds, adapters, retrieval, evaluation, comparison, audit):
+for group in (run, listing, rounds, adapters, retrieval, evaluation, comparison, audit):
     group.register(app)
 
 

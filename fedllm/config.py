@@ -8,18 +8,17 @@ neither torch nor a data library.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from fedllm.algorithms import OUTSIDE, Algorithm, LoraFair
+from fedllm.catalogue import Choice, FromPoint, choose
 from fedllm.section import Section
+from fedllm.traits import refusal_in_rounds
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
-Weighting = Literal[
-    "examples", "tokens", "steps", "uniform", "norm", "inverse-distance", "feddisco"
-]
 RetrievalMethod = Literal[
     "none", "random", "direct", "feddca", "k-centre", "facility-location", "novelsum"
 ]
@@ -187,14 +186,10 @@ class FederationConfig(Section):
     """Cohort size; empty means everybody, every round."""
     min_clients: int = Field(1, ge=1)
     """Fewest usable updates with which a round stands."""
-    weights: Weighting = "examples"
-    """Aggregation weights: by private examples, response tokens trained on, steps, or equal; by the
-    length of an update or its nearness to the mean; ``feddisco`` by how even a client's domains
-    are, for which every client tells how many private examples of each domain it holds."""
-    disco_a: float = Field(0.5, ge=0)
-    """Of ``feddisco``: how much an uneven mix of domains costs a client."""
-    disco_b: float = 0.1
-    """Of ``feddisco``: what every client is given."""
+    weights: Annotated[Choice, FromPoint("weights")] = Field(
+        default_factory=partial(choose, "weights", "examples")
+    )
+    """Aggregation weights."""
     seed: int = 0
     """Root of every random draw of the run."""
 
@@ -359,23 +354,28 @@ class RunConfig(Section):
     lora: LoraConfig = LoraConfig()
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
-    federation: FederationConfig = FederationConfig()
-    algorithm: Algorithm = LoraFair()
+    federation: FederationConfig = Field(default_factory=FederationConfig)
+    algorithm: Annotated[Choice, FromPoint("rule")] = Field(
+        default_factory=partial(choose, "rule", "lora-fair")
+    )
     retrieval: RetrievalConfig = RetrievalConfig()
     eval: EvalConfig = EvalConfig()
     audit: AuditConfig | None = None
     output: OutputConfig = OutputConfig()
 
-    @field_validator("algorithm", mode="before")
-    @classmethod
-    def _can_run_in_rounds(cls, value: Any) -> Any:
-        name = value.get("name") if isinstance(value, dict) else None
-        if isinstance(name, str) and name in OUTSIDE:
-            raise ValueError(f"rule {name} cannot run in rounds: it {OUTSIDE[name]}")
-        return value
-
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        why = refusal_in_rounds(self.algorithm.traits)
+        if why:
+            raise ValueError(
+                f"algorithm: rule {self.algorithm.name} cannot run in rounds: it {why}"
+            )
+        for setting in self.algorithm.settings.alone:
+            if self.algorithm.values[setting] is not None:
+                raise ValueError(
+                    f"algorithm.{setting} is for fedllm aggregate alone: what comes out of a round "
+                    "has lora.rank; leave it out"
+                )
         if self.eval.parallel_arms > 1 and self.training.threads != 1:
             raise ValueError(
                 f"eval.parallel_arms={self.eval.parallel_arms} needs training.threads=1 "

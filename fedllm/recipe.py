@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from fedllm.algorithms import SECTIONS
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError
+from fedllm.faults import faults_of
 from fedllm.yamlfile import parse_yaml
 
 
@@ -53,7 +51,7 @@ def parse_recipe(values: dict[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(_explain(fault) for fault in error.errors())
+        faults = "; ".join(str(fault) for fault in faults_of(error, RunConfig))
         raise ConfigError(f"{source}: {faults}") from None
 
 
@@ -142,53 +140,3 @@ def _number(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
-
-
-def _explain(fault: Any) -> str:
-    """One fault of pydantic as: field, value, what was expected, what to do."""
-    place = list(fault["loc"])
-    rule = None
-    if place[:1] == ["algorithm"] and len(place) > 1:
-        rule = SECTIONS.get(place.pop(1))  # pydantic adds the name of the rule; no recipe has it
-    where = ".".join(str(part) for part in place)
-    kind, value = fault["type"], fault.get("input")
-    if kind == "extra_forbidden":
-        return f"{where}: unknown key{_suggest(where, rule)}"
-    if kind == "missing":
-        return f"{where}: is required"
-    message = fault["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{where}: {message}" if where else message
-    shown = f"={value!r}" if isinstance(value, str | int | float | bool) or value is None else ""
-    return f"{where}{shown}: {message[0].lower()}{message[1:]}"
-
-
-def _suggest(where: str, rule: type[BaseModel] | None) -> str:
-    """What may have been meant; ``rule`` is the class pydantic chose for ``algorithm``."""
-    *parents, key = where.split(".")
-    known = list(rule.model_fields) if rule else _keys(RunConfig, parents)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known keys: {', '.join(known)}" if known else ""
-
-
-def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Field names reachable at ``path`` of ``model``, over all members of a union."""
-    if not path:
-        return list(model.model_fields)
-    if path[0].isdigit():
-        return _keys(model, path[1:])
-    field = model.model_fields.get(path[0])
-    keys: list[str] = []
-    for section in _sections(field.annotation if field else None):
-        keys += [key for key in _keys(section, path[1:]) if key not in keys]
-    return keys
-
-
-def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType, list):
-        for argument in get_args(annotation):
-            yield from _sections(argument)

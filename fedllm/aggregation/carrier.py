@@ -21,11 +21,9 @@ from fedllm.adapters.lowrank import (
     topr_randomised,
 )
 from fedllm.aggregation.stack import Stack
-from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Method = Literal["auto", "qr", "gram", "randomised"]
-METHODS: tuple[Method, ...] = ("auto", "qr", "gram", "randomised")
 
 
 def top_r(
@@ -47,7 +45,6 @@ def top_r(
         seed: Seed of the randomised start.
         power: Power steps of the randomised method; 0 is poor on flat spectra.
     """
-    _check(rank, energy, method)
     wanted = max(stack.ranks) if rank is None else rank
     if method == "auto":
         method = _cheapest(stack, wanted if energy is None else None)
@@ -107,14 +104,3 @@ def _cheapest(stack: Stack, rank: int | None) -> Method:
     if rank is not None and (total > 4 * (rank + 16) or total > side // 2):
         return "randomised"
     return "qr"
-
-
-def _check(rank: int | None, energy: float | None, method: str) -> None:
-    if rank is not None and energy is not None:
-        raise ConfigError(f"rank={rank} and energy={energy} are both set; give one of them")
-    if rank is not None and rank < 1:
-        raise ConfigError(f"rank={rank}; give a positive rank")
-    if energy is not None and not 0 < energy <= 1:
-        raise ConfigError(f"energy={energy}; give a share above 0 and at most 1")
-    if method not in METHODS:
-        raise ConfigError(f"method={method!r}; choose one of {', '.join(METHODS)}")

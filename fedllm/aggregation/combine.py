@@ -26,7 +26,7 @@ from fedllm.adapters.state import (
     LoRAFactors,
 )
 from fedllm.aggregation.auxiliary import average_aux
-from fedllm.aggregation.fit import Source, check_inputs, find_rule, named, normalised, opened
+from fedllm.aggregation.fit import Source, check_inputs, named, normalised, opened
 from fedllm.aggregation.report import (
     AggregationReport,
     Measured,
@@ -35,7 +35,7 @@ from fedllm.aggregation.report import (
     norm_outliers,
     summarise,
 )
-from fedllm.aggregation.rules import Combined, Rule
+from fedllm.aggregation.rules import Chosen, Combined, Rule, find_rule
 from fedllm.aggregation.stack import SENT, Stack, read_stack
 from fedllm.errors import ConfigError
 
@@ -67,7 +67,7 @@ class Outcome:
 def aggregate(
     sources: Mapping[str, Source] | Sequence[Source],
     weights: Mapping[str, float] | Sequence[float],
-    rule: str = "lora-fair",
+    rule: Chosen = "lora-fair",
     *,
     sent: Source | None = None,
     measured: bool = True,
@@ -80,13 +80,13 @@ def aggregate(
     Args:
         sources: Client name to its adapter or PEFT directory, or a list of them.
         weights: Client name to a positive number, or a list of them; divided by their sum.
-        rule: A key of ``RULES``.
+        rule: A name of the catalogue, a choice, or a function of a ``Stack``.
         sent: The adapter the clients started from, for rules that need it; robust rules then look
             at the steps from it.
         measured: Whether to fill the report's modules and total.
         floor: Whether to compute ``residual_floor`` too (an eigenvalue problem per module).
         check_base: Whether clients must name the same ``base_model_name_or_path``.
-        **settings: The rule's own settings.
+        **settings: The rule's own settings, where ``rule`` does not hold them.
 
     Returns:
         The next adapter, in the configuration and dtype of the first client by name, and the
@@ -106,7 +106,7 @@ def aggregate(
 def combine_adapters(
     sources: Mapping[str, Source] | Sequence[Source],
     weights: Mapping[str, float] | Sequence[float],
-    rule: str = "lora-fair",
+    rule: Chosen = "lora-fair",
     *,
     sent: Source | None = None,
     measured: bool = True,
@@ -116,27 +116,26 @@ def combine_adapters(
     **settings: Any,
 ) -> Outcome:
     """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report."""
-    chosen = find_rule(rule)
-    chosen.check_settings(rule, settings)
+    chosen = find_rule(rule, settings)
     sources, weights = named(sources, weights)
     shares = normalised(weights, sources)
     adapters = {name: opened(name, sources[name]) for name in sorted(sources)}
     start = None if sent is None else opened(SENT, sent)
-    check_inputs(chosen, rule, adapters, start, check_base=check_base)
+    check_inputs(chosen, adapters, start, check_base=check_base)
     with one_blas_thread():
         notes: list[str] = []
         if chosen.select is not None:
             before = adapters
-            adapters, shares = _selected(chosen, adapters, shares, start, settings)
-            notes = [f"{rule} left out {name}" for name in before if name not in shares]
-        combine = _one_module(chosen, adapters, shares, start, settings, keep_remainder)
+            adapters, shares = _selected(chosen.select, adapters, shares, start)
+            notes = [f"{chosen.name} left out {name}" for name in before if name not in shares]
+        combine = _one_module(chosen, adapters, shares, start, keep_remainder)
         pieces = _each(
             lambda module: combine(module, measured, floor),
             next(iter(adapters.values())).modules,
             _threads(adapters),
         )
         aux = average_aux(adapters, shares)
-    return _assembled(adapters, shares, pieces, aux, rule, settings, notes)
+    return _assembled(adapters, shares, pieces, aux, chosen, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +151,11 @@ def _one_module(
     adapters: Mapping[str, Adapter],
     shares: Mapping[str, float],
     sent: Adapter | None,
-    settings: Mapping[str, Any],
     keep_remainder: bool,
 ) -> Callable[[str, bool, bool], _Piece]:
-    given = chosen.given(chosen.combine, settings)
-
     def combine(module: str, measured: bool, floor: bool) -> _Piece:
         stack = read_stack(adapters, shares, module, sent)
-        result = chosen.combine(stack, **given)
+        result = chosen.combine(stack)
         if not keep_remainder:
             result = Combined(result.B, result.A)
         remainder = result.remainder
@@ -189,8 +185,7 @@ def _assembled(
     shares: Mapping[str, float],
     pieces: list[_Piece],
     aux: dict[str, Tensor],
-    rule: str,
-    settings: Mapping[str, Any],
+    chosen: Rule,
     notes: list[str],
 ) -> Outcome:
     reference, clients = next(iter(adapters.values())), tuple(adapters)
@@ -198,8 +193,8 @@ def _assembled(
     measures = [p.measured for p in pieces if p.measured is not None]
     total = summarise(add_up(measures), clients) if measures else None
     report = AggregationReport(
-        rule=rule,
-        settings=dict(settings),
+        rule=chosen.name,
+        settings=dict(chosen.settings),
         weights=dict(shares),
         total=total,
         modules=[summarise(m, clients) for m in measures],
@@ -239,22 +234,18 @@ def pairwise_products(adapters: Mapping[str, Adapter], sent: Adapter | None = No
 
 
 def _selected(
-    chosen: Rule,
+    select: Callable[[Tensor, Tensor], Tensor],
     adapters: Mapping[str, Adapter],
     shares: Mapping[str, float],
     sent: Adapter | None,
-    settings: Mapping[str, Any],
 ) -> tuple[dict[str, Adapter], dict[str, float]]:
     """Adapters and the rule's own coefficients, clients left out removed.
 
     With ``sent``, what is selected and shortened are the steps from it: ``sent + sum c_k (x_k -
     sent)``, so it takes part with ``1 - sum c_k``.
     """
-    assert chosen.select is not None
     before = torch.tensor([shares[name] for name in adapters], dtype=torch.float64)
-    after = chosen.select(
-        pairwise_products(adapters, sent), before, **chosen.given(chosen.select, settings)
-    )
+    after = select(pairwise_products(adapters, sent), before)
     kept = {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
     taking_part = {name: adapters[name] for name in kept}
     rest = 1.0 - math.fsum(kept.values())

@@ -11,7 +11,6 @@ from __future__ import annotations
 from fedllm.adapters.lowrank import covariance_carrier, topr_qr
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
-from fedllm.errors import ConfigError
 
 
 def fedex(stack: Stack, *, residual_rank: int | None = None) -> Combined:
@@ -21,8 +20,6 @@ def fedex(stack: Stack, *, residual_rank: int | None = None) -> Combined:
         stack: One module of all clients, equal ranks.
         residual_rank: Truncate the remainder to this rank, the paper's variant for many clients.
     """
-    if residual_rank is not None and residual_rank < 1:
-        raise ConfigError(f"fedex residual_rank={residual_rank}; give a positive rank")
     remainder = covariance_carrier(stack, stack.weights)
     if residual_rank is not None and residual_rank < remainder[0].shape[1]:
         remainder = topr_qr(remainder, residual_rank)[0]

@@ -11,19 +11,12 @@ from typing import Any
 
 from fedllm.adapters.collect import names_of, refuse_repeats
 from fedllm.adapters.state import Adapter, check_finite, open_adapter
-from fedllm.aggregation.registry import RULES
-from fedllm.aggregation.rules import Rule
+from fedllm.aggregation.rules import Chosen, Rule, find_rule
 from fedllm.aggregation.stack import SENT
+from fedllm.catalogue import POINTS
 from fedllm.errors import AdapterError, ConfigError
 
 Source = Adapter | Path
-
-
-def find_rule(name: str) -> Rule:
-    """The rule of that name; ``ConfigError`` lists the known ones."""
-    if name not in RULES:
-        raise ConfigError(f"rule {name!r} is unknown; choose one of {', '.join(sorted(RULES))}")
-    return RULES[name]
 
 
 def normalised(weights: Mapping[str, float], sources: Mapping[str, Any]) -> dict[str, float]:
@@ -138,7 +131,7 @@ def _odd_ones(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def screened(
-    sources: Mapping[str, Source], rule: str, *, check_base: bool = True
+    sources: Mapping[str, Source], rule: Chosen, *, check_base: bool = True
 ) -> tuple[dict[str, Adapter], dict[str, str]]:
     """Sorts out what cannot be combined; reads every tensor once.
 
@@ -157,8 +150,9 @@ def screened(
     for name, reason in misfits(usable, check_base=check_base) if usable else ():
         refused.setdefault(name, reason)
     usable = {name: adapter for name, adapter in usable.items() if name not in refused}
-    if usable and not find_rule(rule).mixed_ranks:
-        for name, reason in _odd_ranks(rule, usable):
+    chosen = find_rule(rule)
+    if usable and "mixed_ranks" not in chosen.traits:
+        for name, reason in _odd_ranks(chosen.name, usable):
             refused.setdefault(name, reason)
     return {name: a for name, a in usable.items() if name not in refused}, refused
 
@@ -175,26 +169,26 @@ def opened(client: str, source: Source) -> Adapter:
 
 def check_inputs(
     chosen: Rule,
-    name: str,
     adapters: Mapping[str, Adapter],
     sent: Adapter | None,
     *,
     check_base: bool,
 ) -> None:
     """Refuses what the rule cannot take: other modules or base, mixed ranks, nothing sent."""
-    if chosen.needs_sent and sent is None:
+    if "needs_sent" in chosen.traits and sent is None:
         raise ConfigError(
-            f"rule {name} needs the adapter the clients started from; give it as sent (--sent)"
+            f"rule {chosen.name} needs the adapter the clients started from; give it as sent "
+            "(--sent)"
         )
     everybody = dict(adapters) if sent is None else {**adapters, SENT: sent}
     check_fit(everybody, check_base=check_base)
-    if not chosen.mixed_ranks:
-        for client, reason in _odd_ranks(name, everybody):
+    if "mixed_ranks" not in chosen.traits:
+        for client, reason in _odd_ranks(chosen.name, everybody):
             raise AdapterError(f"{client}: {reason}")
 
 
 def _odd_ranks(rule: str, adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:
-    able = ", ".join(key for key, known in sorted(RULES.items()) if known.mixed_ranks)
+    able = ", ".join(POINTS["rule"].having("mixed_ranks"))
     for module in next(iter(adapters.values())).modules:
         ranks = {name: adapter.rank(module) for name, adapter in adapters.items()}
         for name, usual in _odd_ones(ranks):

@@ -20,7 +20,6 @@ from fedllm.adapters.lowrank import Factors
 from fedllm.aggregation.carrier import Method, residual_factors, top_r
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
-from fedllm.errors import ConfigError
 
 Split = Literal["left", "balanced"]
 
@@ -47,7 +46,7 @@ def flexlora(
         power: Power steps of the randomised method.
     """
     result = top_r(stack, rank=rank, energy=energy, method=method, seed=seed, power=power)
-    return Combined(*_balanced(result) if _check(split) == "balanced" else result)
+    return Combined(*_balanced(result) if split == "balanced" else result)
 
 
 def florist(
@@ -68,12 +67,6 @@ def fedmomentum(
     """The leading directions as the next adapter, everything else as the remainder."""
     result = top_r(stack, rank=rank, method=method, seed=seed, power=power)
     return Combined(*result, remainder=residual_factors(stack, result))
-
-
-def _check(split: Split) -> Split:
-    if split not in ("left", "balanced"):
-        raise ConfigError(f"split={split!r}; choose left or balanced")
-    return split
 
 
 def _balanced(factors: Factors) -> Factors:

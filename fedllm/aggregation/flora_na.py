@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
-from fedllm.errors import ConfigError
 
 RIDGE = 1e-6
 """Pull towards the coefficients before, relative to the mean diagonal of the normal matrix."""
@@ -35,8 +34,6 @@ def flora_na(stack: Stack, *, iterations: int = 20) -> Combined:
         stack: One module of all clients, equal ranks.
         iterations: Times both sets of coefficients are solved for; 0 is FedIT.
     """
-    if type(iterations) is not int or iterations < 0:
-        raise ConfigError(f"flora-na iterations={iterations!r}; give a number of at least 0")
     p = torch.tensor(stack.weights, dtype=torch.float64)
     a_gram = _blocks([stack.A(k) for k in range(len(stack))])  # A_j A_k^T, (K, K, r, r)
     b_gram = _blocks([stack.B(k).T for k in range(len(stack))])  # B_j^T B_k

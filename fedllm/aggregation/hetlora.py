@@ -18,7 +18,6 @@ from fedllm.adapters.lowrank import norm, topr_qr, weighted_sum
 from fedllm.aggregation.carrier import zero_padded
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
-from fedllm.errors import ConfigError
 
 
 def hetlora(stack: Stack, *, weigh: Literal["norm", "given"] = "norm") -> Combined:
@@ -28,8 +27,6 @@ def hetlora(stack: Stack, *, weigh: Literal["norm", "given"] = "norm") -> Combin
         stack: One module of all clients.
         weigh: ``norm`` weighs by ``||B_k A_k||_F`` in place of the given weights, as published.
     """
-    if weigh not in ("norm", "given"):
-        raise ConfigError(f"hetlora weigh={weigh!r}; choose norm or given")
     weights = list(stack.weights)
     if weigh == "norm":
         norms = [norm(pair) for pair in stack]

@@ -29,11 +29,12 @@ from fedllm.adapters.manifest import (
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import AdapterState, write_adapter
 from fedllm.aggregation.combine import Outcome, combine_adapters, one_blas_thread
-from fedllm.aggregation.fit import find_rule, opened, screened
-from fedllm.aggregation.registry import RULES
+from fedllm.aggregation.fit import opened, screened
 from fedllm.aggregation.report import AggregationReport
+from fedllm.aggregation.rules import find_rule
 from fedllm.aggregation.stack import SENT
 from fedllm.atomic import atomic_directory
+from fedllm.catalogue import POINTS
 from fedllm.errors import AdapterError, ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -44,7 +45,7 @@ class Job:
     """What to do with the inputs.
 
     Attributes:
-        rule: Key of ``RULES``.
+        rule: Name of the rule.
         settings: The rule's settings.
         weights: Client name to a positive number.
         dtype: ``keep``, ``float32`` or ``bfloat16``.
@@ -66,19 +67,18 @@ class Job:
 
 def check_job(job: Job) -> None:
     """Raises ``ConfigError`` for settings that fit no rule or not this one."""
-    rule = find_rule(job.rule)
-    rule.check_settings(job.rule, job.settings)
+    traits = find_rule(job.rule, job.settings).traits
     if job.dtype not in ("keep", *DTYPES):
         raise ConfigError(f"dtype={job.dtype!r}; choose keep, float32 or bfloat16")
     if job.residual not in ("drop", "merge", "ship"):
         raise ConfigError(f"residual={job.residual!r}; choose drop, merge or ship")
-    if job.residual == "merge" and not rule.remainder:
-        having = ", ".join(name for name, known in RULES.items() if known.remainder)
+    if job.residual == "merge" and "remainder" not in traits:
+        having = ", ".join(POINTS["rule"].having("remainder"))
         raise ConfigError(
             f"rule {job.rule} leaves no remainder for residual=merge; leave it out, or use one of "
             f"{having}"
         )
-    if job.ranks_out and not rule.nested:
+    if job.ranks_out and "nested" not in traits:
         raise ConfigError(
             f"rule {job.rule} has no order among its ranks, so ranks_out cannot cut it; use "
             "flexlora"

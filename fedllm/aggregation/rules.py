@@ -1,22 +1,23 @@
-"""What an aggregation rule is.
+"""What an aggregation rule is, and the one a name, a choice or a function stands for.
 
-A rule is a function from one module's ``Stack`` (and its own keyword settings) to ``Combined``. A
-rule that first looks at the clients as wholes adds ``select``, from the inner products of their
-updates and their weights to other weights.
+A rule is a function ``rule(stack, **settings) -> Combined`` of one module's ``Stack``; one with
+trait ``selects`` is ``select(products (K, K) float64, shares (K,), **settings) -> coefficients``
+instead and looks at the clients as wholes: a client with coefficient 0 is left out, and the
+weighted sum of the updates then goes through the truncated SVD.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors
-from fedllm.errors import ConfigError
+from fedllm.aggregation.stack import Stack
+from fedllm.catalogue import POINTS, Choice, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,76 +33,62 @@ class Combined:
     remainder: Factors | None = None
 
 
+Function = Callable[..., Combined]
+Chosen = str | Choice | Function
+"""A rule by name, with its settings, or any function of a ``Stack``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule and what it can be given.
+    """A rule with its settings filled in.
 
     Attributes:
-        combine: ``combine(stack, **settings)``; the keyword parameters are the rule's settings.
-        mixed_ranks: Whether clients may have different ranks.
-        linear: Whether the result is a weighted sum of what clients send, so that masks and noise
-            calibrated to a sum remain valid.
-        nested: Whether the first ``r`` ranks of the result are meant to serve as one of rank ``r``.
-        needs_sent: Whether the rule needs the adapter the clients started from.
-        remainder: Whether part of the update is left outside the adapter.
-        trains: Which factors clients train, round by round and over again: ``"AB"``, ``"B"`` with
-            ``A`` frozen as it was sent, or ``"A"``.
-        select: ``select(products (K, K) float64, shares (K,), **settings)`` to new coefficients;
-            a client with coefficient 0 is left out.
+        name: For messages and reports.
+        traits: What the catalogue says of it; a function of the caller's has none.
+        settings: The settings that were given.
+        combine: From a ``Stack`` to ``Combined``.
+        select: From products and shares to coefficients, for rules with trait ``selects``.
     """
 
-    combine: Callable[..., Combined]
-    mixed_ranks: bool
-    linear: bool
-    needs_sent: bool = False
-    nested: bool = False
-    remainder: bool = False
-    trains: tuple[str, ...] = ("AB",)
-    select: Callable[..., Tensor] | None = None
-
-    def trains_in(self, round: int) -> str:
-        """What clients train in round ``round`` (from 1)."""
-        return self.trains[(round - 1) % len(self.trains)]
-
-    def settings_of(self, part: Callable[..., Any] | None) -> list[str]:
-        """Names of the settings that ``combine`` or ``select`` takes."""
-        if part is None:
-            return []
-        parameters = inspect.signature(part).parameters.values()
-        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-    def check_settings(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raises ``ConfigError`` for a setting the rule does not have, or of the wrong type."""
-        known = [*self.settings_of(self.select), *self.settings_of(self.combine)]
-        hints = {**get_type_hints(self.combine), **get_type_hints(self.select or self.combine)}
-        for key, value in settings.items():
-            if key not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise ConfigError(f"rule {name} has no setting {key!r}; {has}")
-            choices = list(_choices(hints[key]))
-            if not any(_is_one(value, choice) for choice in choices):
-                raise ConfigError(f"rule {name} {key}={value!r}; expected {_listed(choices)}")
-
-    def given(self, part: Callable[..., Any] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings among ``settings`` that ``part`` takes."""
-        return {key: settings[key] for key in self.settings_of(part) if key in settings}
+    name: str
+    traits: Set[str]
+    settings: Mapping[str, Any]
+    combine: Callable[[Stack], Combined]
+    select: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-def _choices(hint: Any) -> Iterator[Any]:
-    """The types, and the values of literals, that an annotation admits."""
-    if get_args(hint) and get_origin(hint) is not Literal:
-        for part in get_args(hint):  # of a union
-            yield from _choices(part)
-    else:
-        yield from get_args(hint) or (hint,)
+def find_rule(rule: Chosen, settings: Mapping[str, Any] | None = None) -> Rule:
+    """The rule that ``rule`` stands for.
+
+    Args:
+        rule: A name, a choice, or a function.
+        settings: Its settings, where ``rule`` does not hold them.
+
+    Raises:
+        ConfigError: The name is unknown, or a setting is.
+    """
+    given = dict(settings or {})
+    if not isinstance(rule, str | Choice):
+        name = getattr(rule, "__name__", "function")
+        return Rule(name, frozenset(), given, partial(rule, **given))
+    chosen = choose("rule", {"name": rule, **given} if isinstance(rule, str) else rule)
+    values = chosen.values
+    said = given if isinstance(rule, str) else chosen.values
+    if "selects" not in chosen.traits:
+        return Rule(chosen.name, chosen.traits, said, chosen.load())
+    truncated = POINTS["rule"]["flexlora"]
+    inner = {key: values.pop(key) for key in truncated.settings.model_fields}
+    return Rule(
+        chosen.name,
+        chosen.traits,
+        said,
+        partial(truncated.load(), **inner),
+        partial(chosen.entry.load(), **values),
+    )
 
 
-def _is_one(value: Any, choice: Any) -> bool:
-    if isinstance(choice, type):
-        return type(value) is choice or (choice is float and type(value) is int)
-    return type(value) is type(choice) and value == choice
-
-
-def _listed(choices: list[Any]) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "nothing"}
-    return " or ".join(words.get(c, c.__name__) if isinstance(c, type) else c for c in choices)
+def trained_factors(traits: Set[str], round: int) -> str:
+    """Which factors clients train in round ``round`` (from 1): ``"AB"``, ``"B"`` or ``"A"``."""
+    if "alternates" in traits:
+        return "BA"[(round - 1) % 2]
+    return "B" if "trains_B" in traits else "AB"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from fedllm.catalogue import POINTS
+
 Sides = tuple[int, int]
 """``d_in, d_out`` of an adapted layer."""
 
@@ -50,26 +52,26 @@ def _at_most(d_in: int, d_out: int, r: int, clients: int) -> float:
 
 Size = Callable[[int, int, int, int], float]
 
-PAYLOADS: dict[str, tuple[Size, Size, str]] = {
-    "fed-sb": (_core, _core, "an r x r core per module"),
-    "fedex": (_full, _stacked, "factors and residual"),
-    "fedit": (_full, _full, ""),
-    "fedmomentum": (_full, _at_most, "at most; factors and remainder"),
-    "fedrot": (_full, _full, ""),
-    "fedsa": (_a, _a, "B stays with the client"),
-    "fedsvd": (_b, _full, ""),
-    "ffa": (_b, _b, "A is frozen"),
-    "flexlora": (_full, _full, ""),
-    "flora-na": (_full, _full, ""),
-    "flora": (_full, _stacked, "all clients' factors"),
-    "florist": (_full, _at_most, "at most; the energy decides"),
-    "frlora": (_full, _full, "clients fold the progress themselves"),
-    "hetlora": (_full, _full, ""),
-    "lora-fair": (_full, _full, ""),
-    "raflora": (_full, _full, ""),
-    "rolora": (_half, _half, "A and B rounds in turn"),
+UP: dict[str, Size] = {"core": _core, "per_client_state": _a, "trains_B": _b, "alternates": _half}
+DOWN: dict[str, Size] = {
+    "core": _core,
+    "per_client_state": _a,
+    "keeps_A": _b,
+    "alternates": _half,
+    "sends_stack": _stacked,
+    "sends_more": _at_most,
 }
-"""Rule to parameters up and down per module and client; robust rules send what FlexLoRA does."""
+"""Trait of a rule to parameters up and down per module and client; both factors without one."""
+
+NOTES = {
+    "core": "an r x r core per module",
+    "per_client_state": "B stays with the client",
+    "keeps_A": "A is frozen",
+    "alternates": "A and B rounds in turn",
+    "sends_stack": "all clients' factors",
+    "sends_more": "at most",
+    "remainder": "factors and remainder",
+}
 
 
 def plan(
@@ -85,10 +87,12 @@ def plan(
         bytes_each: Bytes of one number: 2 for bfloat16, 4 for float32.
     """
     rows = []
-    for rule, (up, down, note) in PAYLOADS.items():
-        sizes = [
-            round(sum(size(*sides, rank, clients) for sides in layers.values())) * bytes_each
-            for size in (up, down)
-        ]
+    for rule, entry in POINTS["rule"].items():
+        sizes = []
+        for table in (UP, DOWN):
+            size = next((table[trait] for trait in table if trait in entry.traits), _full)
+            each = sum(size(*sides, rank, clients) for sides in layers.values())
+            sizes.append(round(each) * bytes_each)
+        note = "; ".join(text for trait, text in NOTES.items() if trait in entry.traits)
         rows.append(Traffic(rule, sizes[0], sizes[1], sum(sizes) * clients * rounds, note))
     return sorted(rows, key=lambda row: (row.total, row.rule))

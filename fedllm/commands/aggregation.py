@@ -215,8 +215,9 @@ def _weights(
     screen: Callable[[dict[str, Path]], dict[str, Path]] | None,
 ) -> dict[str, float]:
     """Weights by client from the options; with ``screen``, of the clients it lets through."""
-    from fedllm.aggregation.weights import GEOMETRY, WEIGHTS, weigh
+    from fedllm.aggregation.weights.cohort import Cohort
     from fedllm.aggregation.weights.files import cards_beside, read_histograms, read_weights
+    from fedllm.catalogue import POINTS, choose
     from fedllm.errors import ConfigError
 
     policy = "examples" if policy == "num_examples" else policy
@@ -233,15 +234,18 @@ def _weights(
         return dict.fromkeys(sources, 1.0)
     if screen is not None:
         sources = screen(sources)
-    if policy not in (*WEIGHTS, *GEOMETRY):
+    if policy not in POINTS["weights"]:
         return read_weights(Path(policy), list(sources))
     cards: dict[str, dict[str, Any]] = {name: {} for name in sources}
     if histograms is not None:
         cards = read_histograms(histograms, list(sources))
-    elif policy in WEIGHTS:
+    elif "looks_at_updates" not in POINTS["weights"][policy].traits:
         cards = cards_beside(sources)
     settings = _disco(disco) if policy == "feddisco" else {}
-    return weigh(policy, cards, partial(_products, sources, sent), **settings) if cards else {}
+    chosen = choose("weights", {"name": policy, **settings})
+    cohort = Cohort(cards, partial(_products, sources, sent))
+    weighed: dict[str, float] = chosen.load()(cohort) if cards else {}
+    return weighed
 
 
 def _disco(text: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""``fedllm demo``, ``run``, ``prepare``, ``show``, ``report``, ``list``: whole runs."""
+"""``fedllm demo``, ``run``, ``prepare``, ``show``, ``report``: whole runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     app.command("prepare")(prepare)
     app.command("report")(report)
     app.command("show")(show)
-    app.command("list")(list_plugins)
 
 
 def demo(overrides: Overrides = None, fresh: Fresh = False, json: Json = False) -> None:
@@ -125,31 +124,6 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     from fedllm.recipe import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, overrides or ())), nl=False)
-
-
-def list_plugins() -> None:
-    """Name recipes, rules, methods, templates."""
-    from typing import get_args
-
-    from fedllm import config
-    from fedllm.aggregation.registry import RULES
-    from fedllm.aggregation.weights import POLICIES
-    from fedllm.algorithms import SECTIONS
-    from fedllm.recipe import shipped_recipes
-
-    rows = {
-        "recipes": sorted(shipped_recipes()),
-        "aggregate --rule": sorted(RULES),
-        "--weights-by": POLICIES,
-        "algorithm.name": sorted(SECTIONS),
-        "federation.weights": get_args(config.Weighting),
-        "retrieval.method": get_args(config.RetrievalConfig.model_fields["method"].annotation),
-        "data.partition": get_args(config.DataConfig.model_fields["partition"].annotation),
-        "data.template": get_args(config.Template),
-        "eval.arms": get_args(config.Arm),
-    }
-    for title, names in rows.items():
-        typer.echo(f"{title:<20} {'  '.join(names)}")
 
 
 def _load(recipe: str, overrides: list[str] | None, fresh: bool) -> RunConfig:

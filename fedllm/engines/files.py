@@ -19,9 +19,9 @@ from fedllm.adapters.state import (
     save_adapter,
     write_adapter,
 )
-from fedllm.aggregation import RULES
-from fedllm.algorithms import Algorithm
+from fedllm.aggregation.rules import trained_factors
 from fedllm.atomic import atomic_directory, atomic_json
+from fedllm.catalogue import Choice
 from fedllm.config import FederationConfig
 from fedllm.errors import AdapterError, EngineError
 from fedllm.fingerprints import digests, first_difference, sha256
@@ -51,7 +51,7 @@ def open_round(
     number: int,
     clients: Sequence[str],
     settings: FederationConfig,
-    algorithm: Algorithm,
+    algorithm: Choice,
     *,
     lr: float,
 ) -> RoundDirectory:
@@ -73,7 +73,7 @@ def open_round(
             clients, settings.clients_per_round, seed=settings.seed, round=number
         )
         check_cohort(algorithm, len(cohort))
-        trained = RULES[algorithm.name].trains_in(number)
+        trained = trained_factors(algorithm.traits, number)
         plan = {"round": number, "cohort": cohort, "lr": lr, "trained": trained}
         atomic_json(this.plan, {**plan, "sent": digests(this.sent)})
     check_sent(this)
@@ -192,7 +192,7 @@ def collect_updates(
 
 def finish_round(
     directory: RoundDirectory,
-    algorithm: Algorithm,
+    algorithm: Choice,
     settings: FederationConfig,
     *,
     base: str,

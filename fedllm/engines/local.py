@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedllm.algorithms import Algorithm
 from fedllm.atomic import atomic_text
+from fedllm.catalogue import Choice
 from fedllm.config import FederationConfig
 from fedllm.engines.files import cohort_of, damage_of, finish_round, open_round
 from fedllm.engines.runtime import Member, Runtime
@@ -35,7 +35,7 @@ def run_rounds(
     runtime: Runtime,
     *,
     title: str,
-    algorithm: Algorithm,
+    algorithm: Choice,
     settings: FederationConfig,
     steps: int,
     watcher: Watcher,

@@ -194,8 +194,8 @@ class Runtime:
         return result
 
     def _domains(self, member: Member) -> dict[str, int] | None:
-        """The client's private examples by domain, given away for ``feddisco`` alone."""
-        if self.config.federation.weights != "feddisco":
+        """The client's private examples by domain, given away where the weights ask for them."""
+        if "counts_domains" not in self.config.federation.weights.traits:
             return None
         return domain_counts(member.private)
 

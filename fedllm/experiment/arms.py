@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedllm.algorithms import Algorithm, FedIT
+from fedllm.catalogue import Choice, choose
 from fedllm.config import RetrievalMethod, RunConfig
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RunDirectory
@@ -41,7 +41,7 @@ class Arm:
     kind: Kind
     title: str
     description: str
-    algorithm: Algorithm
+    algorithm: Choice
     widening: RetrievalMethod = "none"
 
 
@@ -72,7 +72,7 @@ def steps_per_round(arm: Arm, config: RunConfig, clients: Sequence[str]) -> int:
 
 
 def _comparisons(config: RunConfig) -> list[Arm]:
-    fedit = FedIT()
+    fedit = choose("rule", "fedit")
     return [
         Arm("base", "base", "Base model", "no training", fedit),
         Arm("local", "local", "Local only", "every client alone, scored on its own domain", fedit),

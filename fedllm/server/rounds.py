@@ -13,10 +13,11 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from fedllm.adapters.state import AdapterState, check_finite
-from fedllm.aggregation import RULES, AggregationReport, aggregate
-from fedllm.aggregation.combine import one_blas_thread, pairwise_products
-from fedllm.aggregation.weights import weigh
-from fedllm.algorithms import Algorithm
+from fedllm.aggregation.combine import aggregate, one_blas_thread, pairwise_products
+from fedllm.aggregation.report import AggregationReport
+from fedllm.aggregation.rules import find_rule
+from fedllm.aggregation.weights.cohort import Cohort
+from fedllm.catalogue import Choice
 from fedllm.config import FederationConfig
 from fedllm.errors import AdapterError, ConfigError, EngineError
 from fedllm.seeds import derive_seed, numpy_rng
@@ -76,13 +77,12 @@ def choose_cohort(clients: Sequence[str], size: int | None, *, seed: int, round:
     return [ordered[i] for i in sorted(rng.choice(len(ordered), size=size, replace=False))]
 
 
-def check_cohort(algorithm: Algorithm, size: int) -> None:
+def check_cohort(algorithm: Choice, size: int) -> None:
     """Raises ``ConfigError`` when the rule cannot combine ``size`` updates, whatever they are."""
-    rule = RULES[algorithm.name]
-    if rule.select is not None:
+    select = find_rule(algorithm).select
+    if select is not None:
         even = torch.full((size,), 1 / size, dtype=torch.float64)
-        settings = rule.given(rule.select, algorithm.model_dump())
-        rule.select(torch.eye(size, dtype=torch.float64), even, **settings)
+        select(torch.eye(size, dtype=torch.float64), even)
 
 
 def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[str, int]]) -> None:
@@ -95,7 +95,7 @@ def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[st
     Raises:
         ConfigError: Nobody would keep a weight in a round.
     """
-    if settings.weights != "feddisco":
+    if "counts_domains" not in settings.weights.traits:
         return
     cards = {c: {"examples": sum(n.values()), "domains": n} for c, n in domains.items()}
     for number in range(1, settings.rounds + 1):
@@ -106,8 +106,7 @@ def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[st
             _weights({client: cards[client] for client in cohort}, settings)
         except ConfigError as error:
             raise ConfigError(
-                f"federation.weights=feddisco, round {number}: {error}: lower federation.disco_a "
-                "or raise federation.disco_b"
+                f"federation.weights={settings.weights.name}, round {number}: {error}"
             ) from None
 
 
@@ -155,7 +154,7 @@ def close_round(
     updates: Mapping[str, tuple[AdapterState, UpdateCard]],
     failed: Mapping[str, str],
     *,
-    algorithm: Algorithm,
+    algorithm: Choice,
     settings: FederationConfig,
     sent: AdapterState,
     round: int,
@@ -186,10 +185,9 @@ def close_round(
     state, report = aggregate(
         {client: adapters[client] for client in weights},
         weights,
-        algorithm.name,
+        algorithm,
         sent=sent,
         floor=True,
-        **algorithm.model_dump(exclude={"name"}),
     )
     return ClosedRound(state, report, weights)
 
@@ -206,7 +204,5 @@ def _weights(
         with one_blas_thread():
             return pairwise_products(adapters or {}, sent)
 
-    disco = {"a": settings.disco_a, "b": settings.disco_b}
-    own = disco if settings.weights == "feddisco" else {}
-    weights = weigh(settings.weights, cards, products, **own)
+    weights = settings.weights.load()(Cohort(cards, products))
     return {client: weight for client, weight in weights.items() if weight > 0}

@@ -16,7 +16,8 @@ from transformers import (
 
 from fedllm.adapters.fold import fold
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
-from fedllm.aggregation import RULES, aggregate, combine_adapters
+from fedllm.aggregation import aggregate, combine_adapters
+from fedllm.catalogue import POINTS
 from fedllm.errors import AdapterError, ModelError
 
 SIZES = {
@@ -125,7 +126,7 @@ def test_an_aggregate_computes_the_product_it_claims(tmp_path, kind, rule):
     assert_serves(served, kind, state)
 
 
-MIXED = sorted(name for name, rule in RULES.items() if rule.mixed_ranks)
+MIXED = sorted(name for name, rule in POINTS["rule"].items() if "mixed_ranks" in rule.traits)
 
 
 @pytest.mark.parametrize("rule", MIXED)

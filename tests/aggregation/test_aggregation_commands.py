@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from fedllm.adapters.collect import collect
 from fedllm.adapters.manifest import MANIFEST, read_manifest
 from fedllm.adapters.state import load_adapter, save_adapter
-from fedllm.aggregation import RULES, aggregate
-from fedllm.aggregation.traffic import PAYLOADS, plan
+from fedllm.aggregation import aggregate
+from fedllm.aggregation.traffic import plan
 from fedllm.aggregation.weights.disco import by_discrepancy
+from fedllm.catalogue import POINTS
 from fedllm.commands import adapters as commands
 from fedllm.errors import AdapterError, ConfigError, FedLLMError
 
@@ -151,10 +152,16 @@ def test_clients_of_equal_directory_names_are_told_apart(tmp_path):
     assert list(collect([str(tmp_path / "*" / "adapter")])) == ["a/adapter", "b/adapter"]
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {"ffa", "fedsvd", "rolora", "fed-sb"}))
+@pytest.mark.parametrize(
+    "rule", sorted(set(POINTS["rule"]) - {"ffa", "fedsvd", "rolora", "fed-sb"})
+)
 def test_every_rule_verifies_byte_for_byte(folder, rule):
     out = folder / "global"
-    extra = ["--sent", folder / "updates" / "client0"] if RULES[rule].needs_sent else []
+    extra = (
+        ["--sent", folder / "updates" / "client0"]
+        if "needs_sent" in POINTS["rule"][rule].traits
+        else []
+    )
     if "krum" in rule:
         extra = ["--set", "byzantine=0"]
     call("aggregate", folder / "updates" / "*", "--out", out, "--rule", rule, *extra)
@@ -265,7 +272,7 @@ def test_wrong_settings_leave_no_output(folder):
     arguments = ["aggregate", folder / "updates" / "*", "--out", folder / "g"]
     for wrong, message in [
         (["--rule", "fedavg"], "rule 'fedavg' is unknown"),
-        (["--rank", 4], "rule lora-fair has no setting 'rank'"),
+        (["--rank", 4], "rule lora-fair rank: unknown key"),
         (["--set", "steps"], "write it as name=value"),
         (["--dtype", "int8"], "dtype='int8'"),
         (["--residual", "keep"], "residual='keep'"),
@@ -386,9 +393,18 @@ def test_plan_counts_the_bytes_of_llama_8b(tmp_path):
 
 
 def test_every_rule_has_a_planned_payload():
-    robust = {name for name, rule in RULES.items() if rule.select is not None}
-    assert set(PAYLOADS) == set(RULES) - robust
-    assert plan({"q": (10, 20)}, rank=2, clients=3, rounds=1)[0].rule == "fed-sb"
+    rows = {row.rule: row for row in plan({"q": (10, 20)}, rank=2, clients=3, rounds=1)}
+    assert set(rows) == set(POINTS["rule"])
+    assert min(rows.values(), key=lambda row: row.total).rule == "fed-sb"
+    both, b = 2 * (10 + 20) * 2, 2 * 20 * 2
+    assert (rows["fedit"].up, rows["krum"].up, rows["ffa"].up, rows["ffa"].down) == (
+        both,
+        both,
+        b,
+        b,
+    )
+    assert (rows["fedsvd"].up, rows["fedsvd"].down, rows["flora"].down) == (b, both, 3 * both)
+    assert (rows["rolora"].up, rows["fedsa"].up) == (both // 2, 2 * 10 * 2)
 
 
 def test_feddisco_is_the_published_formula():

@@ -76,7 +76,7 @@ def test_weights_and_adapters_must_name_the_same_clients():
 def test_unknown_rules_and_settings_are_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="rule 'fedavg' is unknown; choose one of .*fedit"):
         aggregate(clients(1), {"client0": 1.0}, "fedavg")
-    with pytest.raises(ConfigError, match="rule lora-fair has no setting 'lamda'; it has .*lam"):
+    with pytest.raises(ConfigError, match="rule lora-fair lamda: unknown key; did you mean 'lam'"):
         aggregate(clients(1), {"client0": 1.0}, lamda=0.1)
     with pytest.raises(ConfigError, match="solver='newton'"):
         aggregate(clients(1), {"client0": 1.0}, solver="newton")

@@ -18,7 +18,8 @@ from synthetic import (
 from fedllm.adapters.state import AdapterState, save_adapter
 from fedllm.aggregation import aggregate
 from fedllm.aggregation.lora_fair import cosine_minimiser
-from fedllm.aggregation.weights import WEIGHTS
+from fedllm.aggregation.weights.cohort import Cohort
+from fedllm.catalogue import choose
 from fedllm.errors import AdapterError, ConfigError
 
 FACTOR_RULES = [
@@ -257,12 +258,16 @@ def test_splitting_a_client_into_two_halves_changes_nothing(rule, extra):
         assert torch.allclose(dense(whole, module), dense(split, module), rtol=1e-9, atol=1e-11)
 
 
+def weights(policy, cards):
+    return choose("weights", policy).load()(Cohort(cards, lambda: None))
+
+
 def test_uniform_weights_notice_a_split_client():
     sources = clients(3)
     halves = {**sources, "client1b": sources["client1"]}
     counts = {name: {"examples": 5, "tokens": 50, "steps": 2} for name in halves}
-    whole, _ = aggregate(sources, WEIGHTS["uniform"]({n: counts[n] for n in sources}), "fedit")
-    split, _ = aggregate(halves, WEIGHTS["uniform"](counts), "fedit")
+    whole, _ = aggregate(sources, weights("uniform", {n: counts[n] for n in sources}), "fedit")
+    split, _ = aggregate(halves, weights("uniform", counts), "fedit")
     assert not torch.allclose(
         whole.factors("layers.0.q_proj").A, split.factors("layers.0.q_proj").A
     )
@@ -356,9 +361,9 @@ def test_weight_policies_count_what_they_say():
         "b": {"examples": 30, "tokens": 100, "steps": 4},
         "a": {"examples": 10, "tokens": 300, "steps": 4},
     }
-    assert WEIGHTS["examples"](counts) == {"a": 10.0, "b": 30.0}
-    assert WEIGHTS["tokens"](counts) == {"a": 300.0, "b": 100.0}
-    assert WEIGHTS["steps"](counts) == {"a": 4.0, "b": 4.0}
-    assert WEIGHTS["uniform"](counts) == {"a": 1.0, "b": 1.0}
+    assert weights("examples", counts) == {"a": 10.0, "b": 30.0}
+    assert weights("tokens", counts) == {"a": 300.0, "b": 100.0}
+    assert weights("steps", counts) == {"a": 4.0, "b": 4.0}
+    assert weights("uniform", counts) == {"a": 1.0, "b": 1.0}
     with pytest.raises(ConfigError, match="client a reports examples=0"):
-        WEIGHTS["examples"]({"a": {"examples": 0}})
+        weights("examples", {"a": {"examples": 0}})

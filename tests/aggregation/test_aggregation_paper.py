@@ -94,9 +94,9 @@ def test_no_dense_matrix_is_formed(monkeypatch):
 def test_columns_are_of_the_published_loop_alone():
     for settings, message in [
         ({"axis": "columns"}, "axis=columns has no closed form for solver=ridge"),
-        ({"axis": "rows"}, "rule lora-fair axis='rows'; expected flat or columns"),
+        ({"axis": "rows"}, "rule lora-fair axis='rows': input should be 'flat' or 'columns'"),
         ({"steps": -1}, "steps=-1"),
-        ({"lam": "much"}, "rule lora-fair lam='much'; expected a number"),
+        ({"lam": "much"}, "rule lora-fair lam='much': input should be a valid number"),
     ]:
         with pytest.raises(ConfigError, match=message):
             aggregate(clients(2), {"client0": 1.0, "client1": 1.0}, "lora-fair", **settings)

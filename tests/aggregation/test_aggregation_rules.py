@@ -16,11 +16,13 @@ from synthetic import (
 )
 
 from fedllm.adapters.state import AdapterState
-from fedllm.aggregation import RULES, aggregate, combine_adapters
+from fedllm.aggregation import aggregate, combine_adapters
 from fedllm.aggregation.robust import distances, krum, median, multi_krum, norm_bound, trimmed_mean
+from fedllm.catalogue import POINTS
 from fedllm.errors import AdapterError, ConfigError
 
 MODULES = list(SHAPES)
+RULES = POINTS["rule"]
 WEIGHTS_3 = {"client0": 3.0, "client1": 1.0, "client2": 2.0}
 ROBUST = ("krum", "median", "multi-krum", "norm-bound", "trimmed-mean")
 FROZEN_A = ("ffa", "fedsvd", "fed-sb", "rolora")
@@ -42,7 +44,7 @@ def frozen(count, **kwargs):
 def inputs(rule, count=3):
     """Clients the rule accepts, and its other arguments."""
     sources = frozen(count) if rule in FROZEN_A else clients(count)
-    extra = {"sent": SENT} if RULES[rule].needs_sent else {}
+    extra = {"sent": SENT} if "needs_sent" in RULES[rule].traits else {}
     if rule == "florist":
         extra["energy"] = 1.0
     if rule in ROBUST and count < 4:
@@ -96,10 +98,10 @@ def test_exact_rules_give_the_mean_of_the_products(rule):
         assert torch.allclose(whole(outcome, module), target[module], atol=1e-9), module
 
 
-@pytest.mark.parametrize("rule", [r for r in RULES if RULES[r].linear])
+@pytest.mark.parametrize("rule", [r for r in RULES if "linear" in RULES[r].traits])
 def test_linear_rules_agree_with_the_mean_when_A_is_shared(rule):
     sources = frozen(3)
-    extra = {"sent": SENT} if RULES[rule].needs_sent else {}
+    extra = {"sent": SENT} if "needs_sent" in RULES[rule].traits else {}
     state, report = aggregate(sources, WEIGHTS_3, rule, **extra)
     target = {m: dense_target(sources, WEIGHTS_3, m) for m in MODULES}
     assert largest_gap(state, target, MODULES) < 1e-9
@@ -173,10 +175,10 @@ def test_residuals_in_the_report_are_the_dense_ones(rule):
             assert record.residual_floor <= record.residual_after + 1e-6
 
 
-@pytest.mark.parametrize("rule", sorted(r for r in RULES if not RULES[r].mixed_ranks))
+@pytest.mark.parametrize("rule", sorted(r for r in RULES if "mixed_ranks" not in RULES[r].traits))
 def test_rules_for_equal_ranks_name_those_for_mixed_ones(rule):
     sources = {**clients(2), "client2": adapter(2, rank=4)}
-    extra = {"sent": SENT} if RULES[rule].needs_sent else {}
+    extra = {"sent": SENT} if "needs_sent" in RULES[rule].traits else {}
     with pytest.raises(AdapterError, match=f"rule {rule} needs equal ranks, use one of .*flexlora"):
         aggregate(sources, WEIGHTS_3, rule, **extra)
 

@@ -7,33 +7,31 @@ answers differ in length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from fedllm.aggregation.weights.cohort import Cohort
 from fedllm.errors import ConfigError
 
-Counts = Mapping[str, Mapping[str, int]]
 
-
-def by_examples(counts: Counts) -> dict[str, float]:
+def by_examples(cohort: Cohort) -> dict[str, float]:
     """Training examples of the shard."""
-    return _proportional(counts, "examples")
+    return _proportional(cohort, "examples")
 
 
-def by_tokens(counts: Counts) -> dict[str, float]:
+def by_tokens(cohort: Cohort) -> dict[str, float]:
     """Tokens the loss was taken on."""
-    return _proportional(counts, "tokens")
+    return _proportional(cohort, "tokens")
 
 
-def by_steps(counts: Counts) -> dict[str, float]:
+def by_steps(cohort: Cohort) -> dict[str, float]:
     """Optimiser steps of the round."""
-    return _proportional(counts, "steps")
+    return _proportional(cohort, "steps")
 
 
-def _proportional(counts: Counts, key: str) -> dict[str, float]:
-    for client in sorted(counts):
-        if counts[client].get(key, 0) <= 0:
+def _proportional(cohort: Cohort, key: str) -> dict[str, float]:
+    for client in cohort.clients:
+        count = cohort.cards[client].get(key)
+        if not count or count < 0:
             raise ConfigError(
-                f"client {client} reports {key}={counts[client].get(key)!r}, expected a positive "
+                f"client {client} reports {key}={count!r}, expected a positive "
                 "count; leave it out or weigh uniformly"
             )
-    return {client: float(counts[client][key]) for client in sorted(counts)}
+    return {client: float(cohort.cards[client][key]) for client in cohort.clients}

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from fedllm.aggregation.weights.cohort import Cohort
 from fedllm.errors import ConfigError
 
 
-def feddisco(
-    cards: Mapping[str, Mapping[str, Any]], *, a: float = 0.5, b: float = 0.1
-) -> dict[str, float]:
+def feddisco(cohort: Cohort, *, a: float = 0.5, b: float = 0.1) -> dict[str, float]:
     """``by_discrepancy`` of clients' cards; a client alone keeps its place.
 
     Args:
-        cards: Client name to ``{"examples": n, "domains": {domain: n}}``.
+        cohort: Its cards have ``examples`` and ``domains``.
         a: How much discrepancy counts.
         b: What every client is given.
 
     Raises:
         ConfigError: A card lacks its counts by domain, or nobody keeps a weight.
     """
+    cards = cohort.cards
     for client, card in cards.items():
         if not card.get("domains"):
             raise ConfigError(

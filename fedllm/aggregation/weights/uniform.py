@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from fedllm.aggregation.weights.cohort import Cohort
 
 
-def uniform(counts: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+def uniform(cohort: Cohort) -> dict[str, float]:
     """One per client."""
-    return {client: 1.0 for client in sorted(counts)}
+    return dict.fromkeys(cohort.clients, 1.0)
