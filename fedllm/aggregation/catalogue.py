@@ -99,7 +99,7 @@ class LoraFair(Section):
     """Half-steps of ``ridge``: 1 corrects B as published, 2 also A, 3 B again, and so on."""
     lam: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Weight of the correction's norm; relative to tr(G)/r for ``ridge``. Empty means 0.01 as
-    published, and 0.3 where both factors move (``sweeps`` above 1)."""
+    published, and 0.6 where both factors move (``sweeps`` above 1)."""
     axis: Literal["flat", "columns"] = "flat"
     """Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns."""
     steps: int = Field(1000, ge=0)

@@ -56,7 +56,7 @@ def lora_fair(
             and so on. The other solvers make one.
         lam: Weight of ``||dB||^2``. For ``ridge`` relative to ``tr(G)/r``, so that it does not
             depend on the scale of ``A``; for the other two absolute, as published. Empty means
-            0.01 as published, and 0.3 where both factors move: over many rounds a weaker pull
+            0.01 as published, and 0.6 where both factors move: over many rounds a weaker pull
             follows what the clients disagree about.
         axis: Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns, as
             in the derived published code (whose ``lam`` is 1).
@@ -64,7 +64,7 @@ def lora_fair(
         lr: Step size of ``sgd-paper``.
         seed: Seed of the Xavier start of ``sgd-paper``.
     """
-    lam = lam if lam is not None else 0.01 if sweeps == 1 else 0.3
+    lam = lam if lam is not None else 0.01 if sweeps == 1 else 0.6
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
