@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+GPU    := $(VENV)/gpu-stack
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fix lock wheel clean
+.PHONY: help install demo test test-gpu-stack check fix lock wheel clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(STAMP)  ## .venv with the locked dependencies and fedllm itself (editable)
 
@@ -24,6 +25,14 @@ demo: $(STAMP)  ## four organisations train one model together (about two minute
 
 test: $(STAMP)  ## the default test run (no GPU, no network)
 	$(BIN)/python -m pytest
+
+test-gpu-stack: $(GPU)/.installed  ## the tests that need bitsandbytes and DeepSpeed (no GPU)
+	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest -m gpu_stack
+
+$(GPU)/.installed: requirements-gpu.lock $(STAMP)
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --upgrade --target $(GPU) -r requirements-gpu.lock
+	@touch $@
 
 check: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .

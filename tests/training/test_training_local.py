@@ -189,9 +189,9 @@ def test_bfloat16_arithmetic_keeps_a_float32_adapter(folders):
     assert rough.loss_last != exact.loss_last
 
 
+@pytest.mark.gpu_stack
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantized_base_is_trained_on(quantization, tmp_path):
-    pytest.importorskip("bitsandbytes")
     folder = tiny_model_folder("llama", tmp_path, hidden_size=64, intermediate_size=128)
     base = load_base(ModelConfig(name=str(folder), quantization=quantization))
     model = attach_lora(base, LoraConfig(rank=4), seed=1)
@@ -280,10 +280,9 @@ def test_a_launched_process_gives_the_bytes_of_this_one(folders, tmp_path):
     assert difference(here.state, there) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.gpu_stack
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_reaches_the_result_of_one_process(stage, folders, tmp_path):
-    pytest.importorskip("deepspeed")
     settings = yaml.safe_load((LAUNCH / f"deepspeed_zero{stage}.yaml").read_text())
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings | {"num_processes": 2}))
     one = train(folders["llama"], SHORT)

@@ -293,9 +293,9 @@ def test_quantization_without_bitsandbytes_names_the_extra(folders, monkeypatch)
         loaded(folders["llama"], quantization="4bit")
 
 
+@pytest.mark.gpu_stack
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_quantized_base_carries_an_adapter(quantization, tmp_path):
-    pytest.importorskip("bitsandbytes")
     folder = tiny_model_folder("llama", tmp_path, hidden_size=64, intermediate_size=128)
     plain = loaded(folder)
     base = loaded(folder, quantization=quantization)
