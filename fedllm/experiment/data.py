@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fedllm.atomic import atomic_json
+from fedllm.config import FederationConfig
 from fedllm.data.shards import (
     Labels,
     Shard,
@@ -14,7 +15,7 @@ from fedllm.data.shards import (
     write_pool,
     write_shard,
 )
-from fedllm.errors import DataError
+from fedllm.errors import ConfigError, DataError
 from fedllm.eval.audit.canaries import canaries_of, planted_in, shuffled
 from fedllm.eval.audit.manifest import seal_run
 from fedllm.progress import Watcher
@@ -38,6 +39,7 @@ def make_shards(
         watcher: Told what was read.
 
     Raises:
+        ConfigError: A round asks for more clients than there are.
         DataError: A file, a schema or a shard is wrong.
     """
     if run.clients.exists():
@@ -46,6 +48,7 @@ def make_shards(
         }
     config = run.config
     built = build_shards(config.data, seed=config.federation.seed, labels=labels)
+    _check_cohort(config.federation, sorted(built.shards))
     shards = _set_aside(run, screen(built.shards))
     canaries = canaries_of(config.audit, list(shards), config.federation.seed)
     if canaries:
@@ -75,6 +78,18 @@ def make_shards(
         f"examples, {len(built.public)} public ones"
     )
     return shards
+
+
+def _check_cohort(settings: FederationConfig, clients: Sequence[str]) -> None:
+    """Raises ``ConfigError`` when rounds ask for more clients than the data make."""
+    for name in ("clients_per_round", "min_clients"):
+        asked = getattr(settings, name)
+        if asked is not None and asked > len(clients):
+            named = ", ".join([*clients[:5], *(["..."] if len(clients) > 5 else [])])
+            raise ConfigError(
+                f"federation.{name}={asked}, but the data make {len(clients)} clients ({named}); "
+                f"lower it to {len(clients)} or less"
+            )
 
 
 def _set_aside(run: RunDirectory, shards: dict[str, Shard]) -> dict[str, Shard]:

@@ -35,7 +35,7 @@ from fedllm.experiment.summary import summarise
 from fedllm.progress import Watcher
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, create_run
-from fedllm.server.rounds import check_weighting
+from fedllm.server.rounds import check_cohort, check_weighting
 from fedllm.types import Example
 
 
@@ -118,6 +118,8 @@ class _Experiment:
             self.shards = make_shards(run, self.augmenter.labels, self.augmenter.screened, watcher)
         domains = {client: domain_counts(shard.train) for client, shard in self.shards.items()}
         check_weighting(self.config.federation, domains)
+        settings = self.config.federation
+        check_cohort(self.config.algorithm, settings.clients_per_round or len(self.shards))
         if self.config.audit:  # too small a shard is found now
             self.population = audit_population(run, self.config.audit)
         with run.timed("loading"):
