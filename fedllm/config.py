@@ -69,13 +69,26 @@ class SourceConfig(Section):
     """``samples:NAME``, a JSON, JSONL, CSV or Parquet file (.gz too), a folder or pattern (``*``)
     of such files, or a hub data set ``org/name``."""
     domain: str = ""
-    """Domain the rows belong to; empty takes it from ``columns.domain`` or the file's name."""
+    """Domain the rows belong to; empty takes it from ``columns.domain``, a column of that name, or
+    the file's name."""
     subset: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"
     """Split of a hub data set, or of a JSON file whose top level names several."""
     columns: dict[
-        Literal["instruction", "input", "output", "messages", "owner", "domain", "reference"], str
+        Literal[
+            "instruction",
+            "input",
+            "output",
+            "messages",
+            "system",
+            "history",
+            "tools",
+            "owner",
+            "domain",
+            "reference",
+        ],
+        str,
     ] = Field(default_factory=dict)
     """Which column plays which part, where the usual schemas are not detected: a column's name, a
     path into it (``answers.text.0``; ``questions.*.question`` makes one row per element), or a text
@@ -84,12 +97,20 @@ class SourceConfig(Section):
     where: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Keep only rows whose columns have these values."""
     instruction: str | None = None
-    """A fixed instruction for every row, e.g. of a labelled-sentence file."""
+    """A fixed instruction for every row, e.g. of a labelled-sentence file; of a conversation, its
+    system turn."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Replace values of the output column, e.g. ``{"0": negative, "1": positive}``; numbers may be
     compared (``">=0.1": positive``), and ``"*"`` stands for any other value."""
     empty: Literal["error", "drop"] = "error"
     """What happens to a row without instruction or response: stop, or leave it out (counted)."""
+    invalid: Literal["error", "drop"] = "error"
+    """What happens to any row that cannot be trained on, empty or with an unknown role, an image, a
+    tool that the template does not know …: stop, or leave it out (counted by reason)."""
+    ignore: list[str] = Field(default_factory=list)
+    """Columns, and keys of a conversation's turns, that are read as if they were not there. One
+    that changes what is trained on (``rejected``, ``images``, a ``weight`` of 0.5) stops the run
+    otherwise."""
     checker: Literal["", "number", "label", "code", "exact"] = ""
     """Exact checker that scores a response to these rows."""
     topics: list[str] = Field(default_factory=list)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import SourceConfig
+from fedllm.data.rows import rows_of
 from fedllm.data.sources import Role, load_source
 from fedllm.errors import DataError
 from fedllm.retrieval.contamination import (
@@ -99,8 +100,8 @@ def benchmark_hits(
 def hand_out(plan: Augmentation, pool: Sequence[Example], folder: Path) -> None:
     """Writes what each client receives: ``<client>.jsonl``, and ``retrieval.json`` on the server.
 
-    A line holds ``id``, ``score`` (null where no centre asked), ``domain``, ``instruction``,
-    ``input`` and ``output``.
+    A line holds ``id``, ``score`` (null where no centre asked), ``domain``, and the example as
+    `rows_of` writes it.
     """
     record: dict[str, Any] = {
         "method": plan.method,
@@ -110,30 +111,20 @@ def hand_out(plan: Augmentation, pool: Sequence[Example], folder: Path) -> None:
     }
     with atomic_directory(folder) as part:
         for client, items in plan.items.items():
+            given = [pool[row] for row in items.rows.tolist()]
             lines = [
-                _line(pool[row], score)
-                for row, score in zip(items.rows.tolist(), items.scores.tolist(), strict=True)
+                _line(example, score, row)
+                for example, score, row in zip(
+                    given, items.scores.tolist(), rows_of(given), strict=True
+                )
             ]
             atomic_text(part / f"{client}.jsonl", "".join(line + "\n" for line in lines))
         atomic_json(part / "retrieval.json", record)
 
 
-def _line(example: Example, score: float) -> str:
-    fields: dict[str, Any] = {
-        "id": example.id,
-        "score": round(score, 6) if np.isfinite(score) else None,
-        "domain": example.domain,
-        "instruction": example.instruction,
-        "input": example.input,
-        "output": example.output,
-    }
-    if example.history:
-        turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
-        turns += [
-            {"role": "user", "content": example.query},
-            {"role": "assistant", "content": example.output},
-        ]
-        fields = {key: fields[key] for key in ("id", "score", "domain")} | {"messages": turns}
+def _line(example: Example, score: float, row: dict[str, Any]) -> str:
+    known = round(score, 6) if np.isfinite(score) else None
+    fields = {"id": example.id, "score": known, "domain": example.domain} | row
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -20,8 +20,9 @@ Shingles = frozenset[tuple[str, ...]]
 
 def whole_text(example: Example) -> str:
     """All that is written in an example."""
-    turns = [turn.content for turn in example.history]
-    return "\n".join([*turns, example.instruction, example.input, example.output])
+    turns = [turn.content + turn.tool for turn in example.history]
+    steps = [turn.content + turn.tool for turn in (*example.steps, example.response)]
+    return "\n".join([*turns, example.instruction, example.input, *steps])
 
 
 def shingles(example: Example) -> Shingles:

@@ -25,6 +25,7 @@ from typing import Any
 from fedllm.adapters.manifest import sha256
 from fedllm.atomic import atomic_json, atomic_text
 from fedllm.config import SourceConfig
+from fedllm.data.rows import rows_of
 from fedllm.data.sources import read_source
 from fedllm.errors import DataError
 from fedllm.eval.audit.canaries import Canary
@@ -163,8 +164,7 @@ def _check_unaltered(
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Writes examples as JSON lines that every trainer reads, mode 0600."""
-    chats = any(example.history for example in examples)
-    lines = [json.dumps(_row(example, chats), ensure_ascii=False) for example in examples]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows_of(examples)]
     atomic_text(path, "".join(line + "\n" for line in lines), mode=0o600)
 
 
@@ -192,18 +192,6 @@ def by_id(examples: Iterable[Example], wanted: Sequence[str], where: Path) -> li
             "restore the file"
         )
     return [known[name] for name in wanted]
-
-
-def _row(example: Example, chats: bool) -> dict[str, Any]:
-    if not chats:
-        return {
-            "instruction": example.instruction,
-            "input": example.input,
-            "output": example.output,
-        }
-    turns = [{"role": turn.role, "content": turn.content} for turn in example.history]
-    turns.append({"role": "user", "content": example.query})
-    return {"messages": [*turns, {"role": "assistant", "content": example.output}]}
 
 
 def _canary(row: Mapping[str, Any]) -> Canary:

@@ -19,6 +19,7 @@ from fedllm.eval.audit.passes import TokenStatistics
 from fedllm.eval.audit.population import Group, Population, Sample
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.probes.extraction import longest_run
+from fedllm.types import Turn
 
 MOST = 10
 SHOWN = 3
@@ -104,9 +105,14 @@ def _key(population: Population) -> bytes:
 def _text(sample: Sample) -> dict[str, str]:
     example = sample.example
     parts = {
-        "history": "\n".join(f"{turn.role}: {turn.content}" for turn in example.history),
+        "history": "\n".join(map(_said, example.history)),
         "instruction": example.instruction,
         "input": example.input,
+        "steps": "\n".join(map(_said, example.steps)),
         "output": example.output,
     }
     return {name: text for name, text in parts.items() if text}
+
+
+def _said(turn: Turn) -> str:
+    return f"{turn.role}: {turn.content}{turn.tool}"

@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 from fedllm.config import Template
 from fedllm.errors import ConfigError, ModelError
 from fedllm.eval.tasks.spec import Question, Task
-from fedllm.training.data import encode, prompt_and_response
+from fedllm.training.data import encode
+from fedllm.training.templates import prompt_and_response
 from fedllm.types import Example, Turn
 
 PLAIN = "plain"

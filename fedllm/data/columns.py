@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
-from fedllm.errors import DataError
+from fedllm.data.values import RowError, text_of
 
 
 class Row(NamedTuple):
@@ -42,6 +43,8 @@ def getter(spec: str, columns: Collection[str]) -> Getter | None:
     if column is None:
         return None
     steps = spec[len(column) + 1 :].split(".") if len(spec) > len(column) else []
+    if not steps:
+        return lambda fields: fields.get(column)
 
     def read(fields: dict[str, Any]) -> Any:
         value = fields.get(column)
@@ -50,20 +53,6 @@ def getter(spec: str, columns: Collection[str]) -> Getter | None:
         return value
 
     return read
-
-
-def flat_text(value: Any) -> str | None:
-    """A scalar, or a list of scalars (one per line), as text; ``None`` for anything nested.
-
-    ``None`` and NaN (a missing cell) are the empty text.
-    """
-    if value is None or value != value:
-        return ""
-    if isinstance(value, list):
-        parts = [flat_text(item) for item in value if not isinstance(item, list)]
-        whole = len(parts) == len(value) and None not in parts
-        return "\n".join(part or "" for part in parts) if whole else None
-    return str(value) if isinstance(value, str | bool | int | float) else None
 
 
 def show_columns(columns: Collection[str]) -> str:
@@ -92,50 +81,51 @@ def find_column(path: str, columns: Collection[str]) -> str | None:
     return None
 
 
-def spread(rows: Iterable[Row], specs: Iterable[str]) -> list[Row]:
-    """One row per element of every list that a spec marks with ``*``.
+def spread(row: Row, paths: Iterable[str]) -> list[Row]:
+    """One row per element of every list in ``paths`` (from :func:`starred`).
 
-    The element stands in a new column named like its path (``questions.*``), so that the spec reads
+    The element stands in a new column named like its path (``questions.*``), so that a spec reads
     it as any other column.
 
     Raises:
-        DataError: A value marked with ``*`` is no list.
+        RowError: A value marked with ``*`` is no list.
     """
+    rows = [row]
+    for path in paths:
+        rows = [element for row in rows for element in _elements(row, path)]
+    return rows
+
+
+def starred(specs: Iterable[str]) -> list[str]:
+    """The lists that specs mark with ``*``, outer ones first."""
     lists: set[str] = set()
     for spec in specs:
         for path in paths_of(spec):
             parts = path.split(".")
             lists |= {".".join(parts[:i]) for i, part in enumerate(parts) if part == "*"}
-    spread_rows = list(rows)
-    for path in sorted(lists, key=lambda path: path.count(".")):
-        spread_rows = [element for row in spread_rows for element in _elements(row, path)]
-    return spread_rows
+    return sorted(lists, key=lambda path: (path.count("."), path))
 
 
 def _elements(row: Row, path: str) -> Iterator[Row]:
     read = getter(path, row.fields)
     values = read(row.fields) if read else None
     if not isinstance(values, list):
-        raise DataError(f"{row.place}: '{path}' is no list; remove '.*' after it in columns")
+        raise RowError("no list", f"'{path}' is no list; remove '.*' after it in columns")
     for value in values:
         yield Row(row.place, {**row.fields, f"{path}.*": value})
 
 
 def _template(spec: str, columns: Collection[str]) -> Getter | None:
-    reads = [getter(path, columns) for path in _BRACES.findall(spec)]
-    literals = _BRACES.split(spec)[::2]
+    paths = _BRACES.findall(spec)
+    found = [(path, getter(path, columns)) for path in paths]
+    reads = [(path, read) for path, read in found if read is not None]
+    first, *literals = _BRACES.split(spec)[::2]
 
-    def fill(fields: dict[str, Any]) -> Any:
-        text = literals[0]
-        for read, literal in zip(reads, literals[1:], strict=True):
-            value = read(fields) if read else None
-            flat = flat_text(value)
-            if flat is None:
-                return value  # nested: the caller's message says what to name instead
-            text += flat + literal
-        return text
+    def fill(fields: dict[str, Any]) -> str:
+        texts = (text_of(read(fields), "", path) for path, read in reads)
+        return first + "".join(chain.from_iterable(zip(texts, literals, strict=True)))
 
-    return None if None in reads else fill
+    return fill if len(reads) == len(paths) else None
 
 
 def _descend(value: Any, step: str) -> Any:

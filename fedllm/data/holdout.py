@@ -20,7 +20,7 @@ Record = list[Example]
 
 def prompt_key(example: Example) -> str:
     """A digest equal for prompts that differ in case and white space alone."""
-    text = "\x1f".join([*(turn.content for turn in example.history), example.query])
+    text = "\x1f".join(turn.content + turn.tool for turn in example.context)
     return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()
 
 

@@ -8,13 +8,15 @@ and field, never a value.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from fedllm.config import SourceConfig
-from fedllm.data.columns import Getter, Row, flat_text, getter, show_columns
+from fedllm.data.chat import TURN_KEYS
+from fedllm.data.columns import Getter, find_column, getter, paths_of, show_columns
 from fedllm.data.json_text import CHAT_COLUMNS
+from fedllm.data.values import RowError, is_chat, text_of
 from fedllm.errors import DataError
 
 
@@ -44,6 +46,7 @@ LAYOUTS = (
         "text pair",
         ("input", "inputs", "source", "input_text", "text"),
         ("output", "outputs", "targets", "target_text", "output_text", *_ANSWERS),
+        ("context",),
     ),
     Layout(
         "labelled sentence",
@@ -52,12 +55,19 @@ LAYOUTS = (
         labelled=True,
     ),
 )
-SYSTEM = ("system", "system_prompt")
-"""Columns taken for a system turn before the instruction."""
-NUMBERS = ("numbers",)
-"""Columns taken for the entries of ``number0``, ``number1`` … in the instruction."""
-OWNERS = ("owner", "client", "client_id")
-"""Columns taken for the owner of a row when ``columns.owner`` is empty."""
+ASIDE: dict[str, tuple[str, ...]] = {
+    "owner": ("owner", "client", "client_id"),
+    "domain": ("domain",),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+    "numbers": ("numbers",),
+}
+"""Columns that are looked for beside a layout. ``numbers`` fill ``number0``, ``number1`` … in the
+instruction."""
+
+TextGetter = Callable[[dict[str, Any]], str]
+"""Takes a row's fields to the text of one part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +78,30 @@ class Schema:
     """Part (``instruction``, ``output``, ``messages`` …) to the column that plays it."""
     getters: Mapping[str, Getter]
     """The same, compiled."""
+    unused: Mapping[str, str]
+    """Plain name to column, of all columns that play no part."""
+    ignored: frozenset[str]
+    """Columns and keys of turns that are read as if they were not there."""
 
-    def read(self, part: str, row: Row) -> Any:
-        """The raw value of one part, ``None`` when no column plays it."""
-        read = self.getters.get(part)
-        return read(row.fields) if read else None
+    def read(self, part: str) -> Getter:
+        """What reads the raw value of one part, ``None`` when no column plays it."""
+        return self.getters.get(part, lambda fields: None)
 
-    def text(self, part: str, row: Row) -> str:
-        """The value of one part as text, ``""`` when the row has none."""
-        value, spec = self.read(part, row), self.specs.get(part, part)
-        if part == "output" and isinstance(value, list) and len(value) > 1:
-            raise DataError(
-                f"{row.place}: column '{spec}' (output) is a list of {len(value)}; take one, "
-                f"columns: {{output: {spec}.0}}, or all, one per line, {{output: '{{{spec}}}'}}"
-            )
-        return as_text(value, row.place, part, spec)
+    def text(self, part: str) -> TextGetter:
+        """What reads one part as text, ``""`` when the row has none."""
+        if part not in self.specs:
+            return lambda fields: ""
+        read, spec = self.getters[part], self.specs[part]
+
+        def text(fields: dict[str, Any]) -> str:
+            value = read(fields)
+            if isinstance(value, str):
+                return value
+            if part == "output" and isinstance(value, list) and len(value) > 1:
+                _refuse_choice(value, spec)
+            return text_of(value, part, spec)
+
+        return text
 
 
 def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Schema:
@@ -91,12 +110,13 @@ def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Sche
     Args:
         columns: Every column that occurs in the file, with a value it has somewhere; values only
             tell whether a column holds conversations.
-        source: Whose ``columns`` and ``instruction`` come before what is detected.
+        source: Whose ``columns``, ``ignore`` and ``instruction`` come before what is detected.
         shown: How messages call the file.
 
     Raises:
         DataError: No known layout fits, or an override names no column.
     """
+    columns = _without(columns, source, shown)
     specs: dict[str, str] = {str(part): spec for part, spec in source.columns.items()}
     by_name = _by_name(columns)
     if not specs.keys() & {"messages", "instruction", "output"}:
@@ -106,14 +126,12 @@ def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Sche
     both = [part for part in ("instruction", "input", "output") if part in specs]
     if "messages" in specs and both:
         raise DataError(f"{shown}: columns names both messages and {both[0]}; keep one of them")
-    more: dict[str, tuple[str, ...]] = {"owner": OWNERS}
-    if not {"instruction", "output"} <= specs.keys():
-        more |= {"system": SYSTEM, "numbers": NUMBERS}
     if "messages" not in specs:
         specs |= _layout(columns, specs, source, shown)
-    for part, names in more.items():
+    taken = _columns_of(specs.values(), columns)
+    for part, names in ASIDE.items():
         found = next((by_name[name] for name in names if name in by_name), None)
-        if found is not None:
+        if found is not None and found not in taken:
             specs.setdefault(part, found)
     getters = {}
     for part, spec in specs.items():
@@ -124,22 +142,33 @@ def detect(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> Sche
                 f"its columns: {show_columns(columns)}"
             )
         getters[part] = read
-    return Schema(specs, getters)
+    taken = _columns_of(specs.values(), columns)
+    unused = {name: column for name, column in by_name.items() if column not in taken}
+    return Schema(specs, getters, unused, frozenset(source.ignore))
 
 
-def as_text(value: Any, place: str, part: str, spec: str) -> str:
-    """`flat_text` of a value.
+def _without(columns: Mapping[str, Any], source: SourceConfig, shown: str) -> dict[str, Any]:
+    """The columns that the source does not ignore."""
+    for name in source.ignore:
+        if name not in columns and name not in TURN_KEYS:
+            raise DataError(
+                f"{shown}: ignore names '{name}', which is no column of the file and no key of "
+                f"its turns; its columns: {show_columns(columns)}"
+            )
+    return {column: value for column, value in columns.items() if column not in source.ignore}
 
-    Raises:
-        DataError: The value is nested; ``place``, ``part`` and ``spec`` name it.
-    """
-    text = flat_text(value)
-    if text is not None:
-        return text
-    kind, inner = ("an object", "KEY") if isinstance(value, dict) else ("a nested list", "0.KEY")
-    raise DataError(
-        f"{place}: column '{spec}' ({part}) is {kind}, expected text; name what is inside it, "
-        f"columns: {{{part}: {spec}.{inner}}}"
+
+def _columns_of(specs: Iterable[str], columns: Collection[str]) -> set[str | None]:
+    return {find_column(path, columns) for spec in specs for path in paths_of(spec, columns)}
+
+
+def _refuse_choice(values: list[Any], spec: str) -> NoReturn:
+    if is_chat(values):
+        text_of(values, "output", spec)
+    raise RowError(
+        "several answers",
+        f"column '{spec}' (output) is a list of {len(values)}; take one, "
+        f"columns: {{output: {spec}.0}}, or all, one per line, {{output: '{{{spec}}}'}}",
     )
 
 

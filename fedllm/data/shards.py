@@ -22,7 +22,7 @@ from fedllm.atomic import atomic_text
 from fedllm.config import DataConfig, SourceConfig
 from fedllm.data.holdout import Record, check_tests_used, prompt_key, split_records
 from fedllm.data.partition import by_key, by_owner, dirichlet, iid
-from fedllm.data.sources import Role, read_source
+from fedllm.data.sources import Check, Role, read_source
 from fedllm.errors import DataError
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example, Turn
@@ -53,21 +53,24 @@ class Federation:
     """Counts for the run's record; no text."""
 
 
-def build_shards(data: DataConfig, *, seed: int, labels: Labels | None = None) -> Federation:
+def build_shards(
+    data: DataConfig, *, seed: int, labels: Labels | None = None, check: Check | None = None
+) -> Federation:
     """Reads every source and shares the private rows out.
 
     Args:
         data: The recipe's data section.
         seed: The run's seed.
         labels: Labels for ``partition: dirichlet``; unused otherwise.
+        check: Refuses conversations that the template cannot write.
 
     Raises:
         DataError: A source is wrong, a shard would be empty, or a held-out source fits no client.
     """
     sources: list[dict[str, Any]] = []
-    private = _read(data, data.private, "private", seed, sources)
-    tests = _read(data, data.test, "test", seed, sources)
-    public = _read(data, data.public, "public", seed, sources)
+    private = _read(data, data.private, "private", seed, check, sources)
+    tests = _read(data, data.test, "test", seed, check, sources)
+    public = _read(data, data.public, "public", seed, check, sources)
     parts = _partition(_records(private), data, seed, labels)
     check_tests_used(tests, parts, data)
     split = {
@@ -102,12 +105,13 @@ def _read(
     sources: Sequence[SourceConfig],
     role: Role,
     seed: int,
+    check: Check | None,
     counts: list[dict[str, Any]],
 ) -> list[Example]:
     """All sources of one role, without what an earlier source gave the same holder already."""
     distinct: dict[tuple[str, str, str], Example] = {}
     for source in sources:
-        loaded = read_source(source, data.root, seed=seed, role=role)
+        loaded = read_source(source, data.root, seed=seed, role=role, check=check)
         before = len(distinct)
         for row in loaded.examples:
             holder = ("", "") if role == "public" else (row.owner, row.domain)
@@ -119,7 +123,7 @@ def _read(
                 "path": source.path,
                 "rows": loaded.rows,
                 "filtered": loaded.filtered,
-                "empty": loaded.empty,
+                "left_out": dict(loaded.left_out),
                 "duplicates": loaded.duplicates + repeated,
                 "examples": len(distinct) - before,
             }
@@ -251,16 +255,20 @@ def _write(
 
 def _line(example: Example) -> str:
     values = {name: getattr(example, name) for name in _FIELDS}
-    values["history"] = [[turn.role, turn.content] for turn in example.history]
+    for name in _TURNS:
+        values[name] = [
+            [turn.role, turn.content, *([turn.tool] if turn.tool else [])] for turn in values[name]
+        ]
     return json.dumps({name: value for name, value in values.items() if value}, ensure_ascii=False)
 
 
 _FIELDS = tuple(slot.name for slot in fields(Example))
+_TURNS = ("history", "steps")
 
 
 def _example(values: dict[str, Any]) -> Example:
-    history = tuple(Turn(role, content) for role, content in values.pop("history", []))
-    return Example(history=history, **{"instruction": "", "output": "", **values})
+    turns = {name: tuple(Turn(*turn) for turn in values.pop(name, [])) for name in _TURNS}
+    return Example(**turns, **{"instruction": "", "output": "", **values})
 
 
 def _read_back(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[list[Example]]]:

@@ -10,23 +10,32 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fedllm.config import SourceConfig
 from fedllm.data import samples
-from fedllm.data.columns import Row, getter, paths_of, show_columns, spread
-from fedllm.data.convert import EmptyFieldError, convert
+from fedllm.data.columns import Row, getter, paths_of, show_columns, spread, starred
 from fedllm.data.files import SUFFIXES, data_suffix, read_rows
+from fedllm.data.reader import reader_of
 from fedllm.data.schemas import detect
+from fedllm.data.values import RowError
 from fedllm.errors import DataError
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
 
 Role = Literal["private", "public", "test"]
+T = TypeVar("T")
 SAMPLES = "samples:"
 logger = logging.getLogger(__name__)
+
+
+Check = Callable[[Example], None]
+"""Raises RowError where the run's template cannot write an example's turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,9 @@ class Loaded:
     """Rows read, after lists were spread."""
     filtered: int = 0
     """Rows that ``where`` left out."""
-    empty: int = 0
-    """Rows left out by ``empty: drop``."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out by reason: ``masked`` by their own weight, others by ``empty`` or ``invalid``
+    of the source."""
     duplicates: int = 0
     """Examples equal in every text to an earlier one of the same owner."""
 
@@ -59,8 +69,10 @@ def load_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> l
     return read_source(source, root, seed=seed, role=role).examples
 
 
-def read_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> Loaded:
-    """Same as `load_source`, with the counts."""
+def read_source(
+    source: SourceConfig, root: Path, *, seed: int, role: Role, check: Check | None = None
+) -> Loaded:
+    """Same as `load_source`, with the counts; ``check`` is asked about every conversation."""
     _refuse_idle(source)
     if source.path.startswith(SAMPLES):
         examples = _sample(source, seed, role)
@@ -69,38 +81,69 @@ def read_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> L
         rows = _rows(source, root)
     except OSError as error:
         raise DataError(f"{source.path}: cannot be read ({error.strerror}); check it") from None
-    specs = [str(spec) for spec in source.columns.values()] + list(source.where)
-    rows = spread(rows, specs)
+    left_out: Counter[str] = Counter()
+    lists = starred([*map(str, source.columns.values()), *source.where])
+    if lists:
+        rows = list(_each(partial(spread, paths=lists), rows, source, left_out))
     kept = _filter(rows, source)
     schema = detect(_columns(kept), source, source.path)
-    domain = source.domain or _file_domain(source.path)
-    distinct: dict[tuple[str, str, str], Example] = {}
-    empty = made = 0
-    for row in kept:
-        try:
-            examples = convert(row, schema, source, domain)
-        except EmptyFieldError:
-            if source.empty == "error":
-                raise
-            empty += 1
-            continue
-        made += len(examples)
+    read = reader_of(schema, source, _file_domain(source.path))
+
+    def examples_of(row: Row) -> list[Example]:
+        examples = read(row)
+        if not examples:
+            left_out["masked"] += 1
         for example in examples:
-            distinct.setdefault((example.id, example.owner, example.domain), example)
+            if check and example.is_chat:
+                check(example)
+        return examples
+
+    made = 0
+    distinct: dict[tuple[str, str, str], Example] = {}
+    for example in _each(examples_of, kept, source, left_out):
+        made += 1
+        distinct.setdefault((example.id, example.owner, example.domain), example)
     if not distinct:
-        raise DataError(f"{source.path}: every row is empty; check the source's columns")
+        raise DataError(
+            f"{source.path}: nothing is left to train on; left out: "
+            f"{', '.join(f'{count} {kind}' for kind, count in sorted(left_out.items()))}; check "
+            "the source's columns"
+        )
     examples = _limit(list(distinct.values()), source, seed)
-    loaded = Loaded(examples, len(rows), len(rows) - len(kept), empty, made - len(distinct))
+    loaded = Loaded(
+        examples, len(rows), len(rows) - len(kept), dict(left_out), made - len(distinct)
+    )
     logger.info(
-        "%s: %d rows, %d filtered, %d empty, %d duplicates, %d examples",
+        "%s: %d rows, %d filtered, left out: %s, %d duplicates, %d examples",
         source.path,
         loaded.rows,
         loaded.filtered,
-        loaded.empty,
+        loaded.left_out,
         loaded.duplicates,
         len(examples),
     )
     return loaded
+
+
+def _each(
+    read: Callable[[Row], list[T]], rows: list[Row], source: SourceConfig, left_out: Counter[str]
+) -> Iterator[T]:
+    """What ``read`` makes of every row; rows that it refuses are counted where they may be dropped.
+
+    Raises:
+        DataError: It refuses a row, and the source says to stop.
+    """
+    for row in rows:
+        try:
+            yield from read(row)
+        except RowError as error:
+            empty = error.kind == "empty"
+            if source.invalid == "error" and not (empty and source.empty == "drop"):
+                setting = "fill it in, or leave such rows out with the source's empty: drop"
+                if not empty:
+                    setting = "or leave such rows out with the source's invalid: drop"
+                raise DataError(f"{row.place}: {error}; {setting}") from None
+            left_out[error.kind] += 1
 
 
 def hub_rows(path: str, *, subset: str | None, split: str) -> list[Row]:
@@ -115,7 +158,7 @@ def hub_rows(path: str, *, subset: str | None, split: str) -> list[Row]:
 def _refuse_idle(source: SourceConfig) -> None:
     """Settings that would have no effect are an error, not a surprise."""
     if source.path.startswith(SAMPLES):
-        shaping = ("columns", "where", "instruction", "labels", "checker", "subset")
+        shaping = (*("columns", "where", "instruction", "labels", "checker", "subset", "ignore"),)
         idle = next((name for name in shaping if getattr(source, name)), None)
     else:
         idle = "topics" if source.topics else None

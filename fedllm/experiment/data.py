@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 from fedllm.atomic import atomic_json
 from fedllm.config import FederationConfig
@@ -21,6 +22,8 @@ from fedllm.eval.audit.manifest import seal_run
 from fedllm.progress import Watcher
 from fedllm.runs import RunDirectory, read_json
 from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.training.model import load_tokenizer
+from fedllm.training.templates import example_check
 from fedllm.types import Example
 
 Screen = Callable[[Mapping[str, Shard]], dict[str, Shard]]
@@ -47,7 +50,8 @@ def make_shards(
             client: read_shard(run.shard_file(client)) for client in sorted(read_json(run.clients))
         }
     config = run.config
-    built = build_shards(config.data, seed=config.federation.seed, labels=labels)
+    check = example_check(config.data.template, cache(partial(load_tokenizer, config.model)))
+    built = build_shards(config.data, seed=config.federation.seed, labels=labels, check=check)
     _check_cohort(config.federation, sorted(built.shards))
     shards = _set_aside(run, screen(built.shards))
     canaries = canaries_of(config.audit, list(shards), config.federation.seed)

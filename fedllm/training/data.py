@@ -1,4 +1,4 @@
-"""From examples to token batches: prompt templates, the loss mask, the batch plan.
+"""From examples to token batches: the loss mask, the length policy, the batch plan.
 
 An example becomes ``prompt ids + response ids + EOS``. The prompt's ids are the ones that
 generation starts from, whatever the response is, and the loss is taken on everything after them.
@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedllm.errors import DataError, ModelError
+from fedllm.errors import DataError
 from fedllm.seeds import numpy_rng
+from fedllm.training.templates import prompt_and_response
 
 if TYPE_CHECKING:
     from fedllm.config import Template
-    from fedllm.types import Example, Turn
+    from fedllm.types import Example
 
-ALPACA = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-)
-ALPACA_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n"
-)
 IGNORED = -100
 """Label of a position that carries no loss."""
 WINDOW = 8
@@ -72,34 +65,6 @@ class Batch:
 
     ids: Tensor
     labels: Tensor
-
-
-def prompt_and_response(example: Example, template: Template, tokenizer: Any) -> tuple[str, str]:
-    """The text a model is given and the text it should continue with (before EOS).
-
-    ``alpaca`` is the text of Stanford Alpaca and OpenFedLLM, ``alpaca-short`` leaves out its
-    opening sentence; in both, earlier turns become earlier blocks. ``chatml`` closes the response
-    by EOS, as chat models do whose EOS is ``<|im_end|>``. ``tokenizer`` renders the model's own
-    chat template.
-
-    Raises:
-        ModelError: ``tokenizer`` is asked for and the tokenizer has no chat template, or its
-            template refuses the turns.
-    """
-    match template:
-        case "alpaca":
-            header = ALPACA_WITH_INPUT if example.input else ALPACA
-            return header + _alpaca_blocks(example), example.output
-        case "alpaca-short":
-            return _alpaca_blocks(example), example.output
-        case "chatml":
-            turns = "".join(
-                f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n" for turn in example.history
-            )
-            user = f"<|im_start|>user\n{example.query}<|im_end|>\n<|im_start|>assistant\n"
-            return turns + user, example.output
-        case "tokenizer":
-            return _chat_template(example, tokenizer)
 
 
 def prompt_ids(examples: Sequence[Example], template: Template, tokenizer: Any) -> list[list[int]]:
@@ -226,46 +191,6 @@ def collate(examples: Sequence[TokenizedExample], pad_id: int) -> Batch:
         ids[row, :length] = tokens
         labels[row, start:length] = tokens[start:]
     return Batch(ids, labels)
-
-
-def _alpaca_blocks(example: Example) -> str:
-    """Earlier turns and the instruction as ``### ...`` blocks, open at the response."""
-    blocks = [f"### {_ALPACA_ROLES[turn.role]}:\n{turn.content}\n\n" for turn in example.history]
-    blocks.append(f"### Instruction:\n{example.instruction}\n\n")
-    if example.input:
-        blocks.append(f"### Input:\n{example.input}\n\n")
-    return "".join(blocks) + "### Response:\n"
-
-
-_ALPACA_ROLES = {"system": "System", "user": "Instruction", "assistant": "Response"}
-
-
-def _chat_template(example: Example, tokenizer: Any) -> tuple[str, str]:
-    """Prompt and response by the tokenizer's chat template, without the EOS that closes it."""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"data.template=tokenizer, but the tokenizer of {tokenizer.name_or_path or 'the model'}"
-            " has no chat template; set data.template to alpaca, alpaca-short or chatml"
-        )
-    turns = [_message(turn) for turn in example.history]
-    turns.append({"role": "user", "content": example.query})
-    answer = {"role": "assistant", "content": example.output}
-    try:
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([*turns, answer], tokenize=False)
-    except Exception as error:  # jinja2's errors: a template may refuse roles or their order
-        raise ModelError(
-            f"the tokenizer's chat template refuses the turns of {example.source or example.id} "
-            f"({type(error).__name__}); set data.template to alpaca, alpaca-short or chatml"
-        ) from None
-    if not whole.startswith(prompt):  # the template rewrites earlier turns: answer in plain text
-        return prompt, example.output
-    response = whole[len(prompt) :].rstrip()
-    return prompt, response.removesuffix(tokenizer.eos_token)
-
-
-def _message(turn: Turn) -> dict[str, str]:
-    return {"role": turn.role, "content": turn.content}
 
 
 def encode(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]]:

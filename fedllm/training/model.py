@@ -75,17 +75,13 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
         MissingExtraError: ``model.quantization`` without bitsandbytes.
     """
     source, revision = locate(config)
-    kwargs: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if revision:
-        kwargs["revision"] = revision
+    tokenizer = load_tokenizer(config)
     with _loading(config):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **kwargs)
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            source, output_loading_info=True, **kwargs, **_placement(config, device)
+            source, output_loading_info=True, **_origin(config), **_placement(config, device)
         )
         identity = fingerprint(source, revision, tokenizer)
     _check_complete(config, report["missing_keys"])
-    _complete_tokenizer(config, tokenizer)
     if config.quantization == "none":
         model.to(device)
     model.requires_grad_(False)
@@ -95,6 +91,18 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
             model.gradient_checkpointing_enable({"use_reentrant": False})
     model.config.use_cache = True
     return BaseModel(model.eval(), tokenizer, config.name, identity, _context(model, tokenizer))
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The base model's tokenizer; one without a padding token pads with EOS.
+
+    Raises:
+        ModelError: No such folder or hub model, no network, or no EOS token.
+    """
+    with _loading(config):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(locate(config)[0], **_origin(config))
+    _complete_tokenizer(config, tokenizer)
+    return tokenizer
 
 
 def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftModel:
@@ -253,6 +261,14 @@ def locate(config: ModelConfig) -> tuple[str, str | None]:
             "weights, a hub model (org/name) or sample"
         )
     return config.name, config.revision
+
+
+def _origin(config: ModelConfig) -> dict[str, Any]:
+    """Which version of a hub model is loaded, and whether its own code may run."""
+    revision = locate(config)[1]
+    return {"trust_remote_code": config.trust_remote_code} | (
+        {"revision": revision} if revision else {}
+    )
 
 
 def _placement(config: ModelConfig, device: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def fault(tmp_path, rows, **settings):
         ({"instruction": "i", "context": "n", "response": "o", "category": "c"}, ("i", "n", "o")),
         ({"prompt": "i", "completion": "o"}, ("i", "", "o")),
         ({"Prompt": "i", "Response": "o"}, ("i", "", "o")),
-        ({"prompt": "i", "chosen": "o", "rejected": "p"}, ("i", "", "o")),
+        ({"prompt": "i", "chosen": "o"}, ("i", "", "o")),
         ({"id": 1, "question": "i", "answer": "o"}, ("i", "", "o")),
         ({"Question": "i", "Answer": "o"}, ("i", "", "o")),
         ({"QUESTION": "i", "CONTEXTS": ["a", "b"], "LONG_ANSWER": "o"}, ("i", "a\nb", "o")),
@@ -116,7 +116,9 @@ def test_a_system_column_becomes_a_system_turn(tmp_path):
     (example,) = load(tmp_path, rows)
     assert example.history == (Turn("system", "Be kind."),) and texts([example]) == [("q", "", "r")]
     plain = {"instruction": "question", "output": "response"}
-    assert load(tmp_path, rows, columns=plain)[0].history == ()
+    assert load(tmp_path, rows, columns=plain)[0].history == example.history
+    assert load(tmp_path, rows, ignore=["system_prompt"])[0].history == ()
+    assert load(tmp_path, [{**rows[0], "s": "t"}], columns={"system": "s"})[0].history != ()
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]
     rows = [{"system": "Be kind.", "conversations": turns}]
     assert load(tmp_path, rows)[0].history == (Turn("system", "Be kind."),)
@@ -305,8 +307,8 @@ def test_empty_rows_are_dropped_and_counted_when_asked(tmp_path):
     assert len(load(tmp_path, rows, empty="drop")) == 1
     source = SourceConfig(path="f.jsonl", empty="drop")
     loaded = read_source(source, tmp_path, seed=0, role="private")
-    assert (loaded.rows, loaded.empty) == (2, 1)
-    assert "every row is empty" in fault(tmp_path, rows[1:], empty="drop")
+    assert (loaded.rows, loaded.left_out) == (2, {"empty": 1})
+    assert "left out: 1 empty" in fault(tmp_path, rows[1:], empty="drop")
 
 
 def test_an_unknown_schema_lists_columns_and_shows_the_override(tmp_path):

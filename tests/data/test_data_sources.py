@@ -249,6 +249,12 @@ def test_domain_comes_from_the_source_then_the_column_then_the_file(tmp_path):
     assert load(tmp_path, "a.jsonl")[0].domain == "a"
     assert load(tmp_path, "a.jsonl", columns={"domain": "field"})[0].domain == "law"
     assert load(tmp_path, "a.jsonl", columns={"domain": "field"}, domain="x")[0].domain == "x"
+    (tmp_path / "b.jsonl").write_bytes(
+        as_lines([{**ROWS[0], "domain": "law"}, {**ROWS[1], "domain": None}])
+    )
+    assert [e.domain for e in load(tmp_path, "b.jsonl")] == ["law", "b"]
+    assert load(tmp_path, "b.jsonl", domain="x")[0].domain == "x"
+    assert load(tmp_path, "b.jsonl", ignore=["domain"])[0].domain == "b"
 
 
 def test_sample_domains_come_by_name_and_differ_between_roles(tmp_path):

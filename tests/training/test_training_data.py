@@ -14,11 +14,11 @@ from fedllm.training.data import (
     IGNORED,
     batch_plan,
     collate,
-    prompt_and_response,
     prompt_ids,
     tokenize,
     tokenize_shard,
 )
+from fedllm.training.templates import prompt_and_response
 from fedllm.types import Example, Turn
 
 TEMPLATES = ("alpaca", "alpaca-short", "chatml", "tokenizer")
@@ -94,7 +94,7 @@ def test_a_tokenizer_without_chat_template_is_refused_with_a_remedy():
 def test_a_chat_template_that_refuses_the_turns_does_not_quote_them():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no: ' + messages[0]['content']) }}"
-    with pytest.raises(ModelError, match=r"refuses the turns of sums.jsonl:1") as caught:
+    with pytest.raises(DataError, match=r"sums.jsonl:1: .* refuses its turns") as caught:
         tokenize([PLAIN], "tokenizer", tokenizer)
     assert "Add the two" not in str(caught.value)
 
@@ -254,3 +254,68 @@ def test_padding_lies_on_the_right_without_loss():
         assert batch.ids[row, :length].tolist() == list(tokens.ids)
         assert torch.all(batch.ids[row, length:] == 3)
         assert torch.all(batch.labels[row, length:] == IGNORED)
+
+
+CALL = '{"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]}'
+TOOLS = '[{"type": "function", "function": {"name": "f", "parameters": {}}}]'
+CALLS = Example("And now?", "", tool=CALL, tools=TOOLS, source="calls.jsonl:3")
+RESULT = Example(
+    "And now?", "It is 7.", steps=(Turn("assistant", "", CALL), Turn("tool", "7")), tools=TOOLS
+)
+KNOWS_TOOLS = (
+    "{% if tools %}{% for t in tools %}<{{ t.function.name }}>{% endfor %}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.a }}]"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_chat_template_that_knows_tools_writes_them_and_the_loss_is_on_the_response():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = KNOWS_TOOLS
+    prompt, response = prompt_and_response(CALLS, "tokenizer", tokenizer)
+    assert prompt == "<f><|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
+    assert response == "[f 1]<|im_end|>"
+    prompt, response = prompt_and_response(RESULT, "tokenizer", tokenizer)
+    assert prompt.endswith(
+        "<|im_start|>assistant\n[f 1]<|im_end|>\n<|im_start|>tool\n7<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert response == "It is 7.<|im_end|>"
+
+
+@pytest.mark.parametrize("example", [CALLS, RESULT, Example("q", "a", tools=TOOLS)])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_without_a_place_for_tools_refuses_them(template, example):
+    with pytest.raises(DataError, match=r"holds .*tool.*; set ") as caught:
+        prompt_and_response(example, template, tiny_tokenizer())
+    remedy = "model.name to a model" if template == "tokenizer" else "data.template=tokenizer"
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }}{% endfor %}",
+    ],
+)
+def test_a_chat_template_that_leaves_system_turns_out_refuses_them(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(DataError, match=r"holds system turns, .* set data.template to alpaca"):
+        prompt_and_response(EXAMPLES[3], "tokenizer", tokenizer)
+    plain = Example("And 17 times 4?", "68", history=HISTORY[1:])
+    assert prompt_and_response(plain, "tokenizer", tokenizer)
+
+
+def test_answers_without_loss_stand_before_the_response():
+    example = Example("q", "right", steps=(Turn("assistant", "wrong"),))
+    assert prompt_and_response(example, "alpaca-short", None) == (
+        "### Instruction:\nq\n\n### Response:\nwrong\n\n### Response:\n",
+        "right",
+    )
+    prompt, _ = prompt_and_response(example, "chatml", None)
+    assert prompt.endswith("wrong<|im_end|>\n<|im_start|>assistant\n")
