@@ -51,7 +51,7 @@ def reader_of(schema: Schema, source: SourceConfig, domain: str) -> Reader:
         shared = aside(fields)
         try:
             "".join(shared.values()).encode()
-            return [Example(**part, **shared, source=row.place) for part in parts]
+            return [Example(**{**part, **shared}, source=row.place) for part in parts]
         except UnicodeEncodeError:  # JSON may escape what no text can hold
             raise RowError(
                 "no Unicode",

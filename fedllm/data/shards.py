@@ -267,8 +267,8 @@ _TURNS = ("history", "steps")
 
 
 def _example(values: dict[str, Any]) -> Example:
-    turns = {name: tuple(Turn(*turn) for turn in values.pop(name, [])) for name in _TURNS}
-    return Example(**turns, **{"instruction": "", "output": "", **values})
+    turns = {name: tuple(Turn(*turn) for turn in values.get(name, [])) for name in _TURNS}
+    return Example(**{"instruction": "", "output": "", **values, **turns})
 
 
 def _read_back(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[list[Example]]]:

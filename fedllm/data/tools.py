@@ -66,7 +66,7 @@ def schemas_of(value: Any) -> str:
 def _call(call: Any) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name:
+    if not isinstance(function, dict) or not isinstance(name, str) or not name:
         raise RowError("tool calls", "has a tool call without a name")
     arguments = function.get("arguments", function.get("parameters"))
     arguments = _value(arguments or {}, "tool calls", "has a tool call whose arguments are no JSON")
