@@ -22,8 +22,9 @@ from fedllm.eval.probes.extraction import longest_run
 from fedllm.types import Turn
 
 MOST = 10
-SHOWN = 3
-"""Characters of a response that its masked excerpt begins with."""
+SHARE = 8
+"""One of so many characters of a response is shown, so that nothing is of a shorter one."""
+MOST_SHOWN = 3
 BLOCKS = "████"
 WARNING = (
     "This report quotes private text (--include-text). Keep it where the shards are kept, and give "
@@ -39,9 +40,10 @@ def leaking_samples(context: Context, *, include_text: bool = False) -> list[dic
         include_text: Whether the texts come along.
 
     Returns:
-        At most ``MOST`` rows: ``id``, ``client``, ``target``, ``tokens`` and ``characters`` of the
-        response, ``verbatim`` tokens in a row under adapter and base, ``gain`` in nats per token,
-        ``digest``, ``excerpt`` and, where asked for, ``text``.
+        At most ``MOST`` rows: ``id``, ``client``, ``target``, ``tokens`` of the response,
+        ``verbatim`` tokens in a row under adapter and base, ``gain`` in nats per token, ``digest``,
+        ``excerpt`` and, where asked for, ``text``. No number of characters: where answers are few
+        (yes or no) it names the one.
     """
     target = context.primary[-1]
     planted = [sample for sample in context.population.of("canary") if sample.included]
@@ -68,8 +70,13 @@ def leaking_samples(context: Context, *, include_text: bool = False) -> list[dic
 
 
 def masked(text: str) -> str:
-    """The first characters of a text and blocks, which do not tell how long it is."""
-    return f"{text[:SHOWN]}{BLOCKS}"
+    """A text's first characters, a share of its length, and blocks that do not tell the length.
+
+    The one place where private text is cut for a report: what is printed, drawn and stored as JSON
+    holds the same excerpt. Characters that would move a terminal's cursor are blocks too.
+    """
+    shown = text[: min(MOST_SHOWN, len(text) // SHARE)]
+    return "".join(c if c.isprintable() else BLOCKS[0] for c in shown) + BLOCKS
 
 
 def _row(
@@ -84,7 +91,6 @@ def _row(
         "target": target.name,
         "planted": sample.group == "canary",
         "tokens": len(response),
-        "characters": len(sample.example.output),
         "verbatim": longest_run(response.hits),
         "verbatim_base": longest_run(base.hits),
         "gain": round(float(gain.mean()), 4) if len(gain) else 0.0,

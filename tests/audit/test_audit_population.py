@@ -68,8 +68,14 @@ def test_when_too_few_are_left_the_smallest_effect_and_what_was_removed_are_told
     assert "fedllm audit plan" in message and "\n" not in message
 
 
-def test_a_masked_excerpt_tells_three_characters_and_no_length():
-    assert masked("31415926") == masked("314") == "314████"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("", ""), ("yes", ""), ("A34", ""), ("3141592", ""), ("31415926", "3"), ("x" * 15, "x"),
+     ("abcdefgh" * 2, "ab"), ("abcdefgh" * 100, "abc"),
+     ("\x1b[31mred text", "█"), ("\n\n" * 8, "██")],
+)  # fmt: skip
+def test_a_masked_excerpt_shows_an_eighth_of_a_text_and_nothing_of_a_short_one(text, shown):
+    assert masked(text) == shown + "████"
 
 
 def claimed(low: float) -> Finding:

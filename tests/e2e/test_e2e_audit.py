@@ -18,6 +18,7 @@ from fedllm.eval.audit import trained_controls
 from fedllm.eval.audit.assemble import of_run
 from fedllm.eval.audit.canaries import PHRASINGS, canaries_of
 from fedllm.eval.audit.manifest import digest_of
+from fedllm.eval.audit.samples import masked
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.verdicts import EXIT
 from fedllm.eval.audit.verify import verify
@@ -108,15 +109,17 @@ def test_a_run_audits_every_round_and_says_so(finished):
 def test_the_samples_that_leak_most_are_masked_unless_their_text_is_asked_for(finished):
     folder, _ = finished
     report = stored(folder / "run")
-    rows = {
-        row.output[:3]
+    excerpts = {
+        masked(row.output)
         for d in DOMAINS
         for row in read_shard(open_run(folder / "run").shard_file(d)).train
     }
     assert 0 < len(report["samples"]) <= 10 and not report["text_included"]
     for found in report["samples"]:
-        assert "text" not in found and found["excerpt"].endswith("████")
-        assert found["excerpt"].removesuffix("████") in rows and len(found["digest"]) == 16
+        assert "text" not in found and "characters" not in found
+        assert found["excerpt"] in excerpts and len(found["digest"]) == 16
+        for page in ("report.html", "report.md"):
+            assert found["excerpt"] in (folder / "run" / "audit" / page).read_text()
     out = folder / "quoted"
     asked = ["audit", "run", "--run", str(folder / "run"), "--out", str(out), "--include-text"]
     done = CliRunner().invoke(app, [*asked, "--probes", "membership"])
