@@ -30,6 +30,7 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 def inner(left: Factors, right: Factors) -> float:
     """``<B1 A1, B2 A2>`` from two ``r1 x r2`` products."""
+    left, right = balanced(left), balanced(right)
     return float(((left[0].T @ right[0]) * (left[1] @ right[1].T)).sum(dtype=torch.float64))
 
 
@@ -48,6 +49,26 @@ def distance(left: Factors, right: Factors) -> float:
     )
 
 
+def balanced(factors: Factors) -> Factors:
+    """The same update with every column of ``B`` about as large as its row of ``A``.
+
+    ``b_i a_i = (2^e b_i)(2^-e a_i)``, exactly. Whoever made the factors chose how large ``b_i`` is
+    against ``a_i``; in a Gram of one side alone that choice would decide who counts, and factors of
+    others would fall below its rounding. A pair of which one side is zero is zero on both.
+    """
+    b, a = factors
+    peak_b, peak_a = b.abs().amax(0), a.abs().amax(1)  # (R,)
+    alive = (peak_b > 0) & (peak_a > 0)
+    shift = (torch.frexp(peak_a).exponent - torch.frexp(peak_b).exponent) // 2
+    shift = torch.where(alive, shift, 0)
+    if not bool(shift.any()) and bool(alive.all()):
+        return factors
+    zero = torch.zeros((), dtype=b.dtype)
+    b = torch.where(alive, torch.ldexp(b, shift), zero)
+    a = torch.where(alive[:, None], torch.ldexp(a, -shift[:, None]), zero)
+    return b, a
+
+
 def inner_products(stack: Sequence[Factors], dtype: torch.dtype = torch.float64) -> Tensor:
     """``T[j, k] = <B_j A_j, B_k A_k>``, shape (K, K), float64.
 
@@ -55,8 +76,9 @@ def inner_products(stack: Sequence[Factors], dtype: torch.dtype = torch.float64)
     are small differences of these numbers and need float64; norms alone do not.
     """
     ranks = [b.shape[1] for b, _ in stack]
-    b_all = torch.cat([b for b, _ in stack], 1).to(dtype)  # (d_out, R)
-    a_all = torch.cat([a for _, a in stack], 0).to(dtype)  # (R, d_in)
+    b_all = torch.cat([b for b, _ in stack], 1)  # (d_out, R)
+    a_all = torch.cat([a for _, a in stack], 0)  # (R, d_in)
+    b_all, a_all = balanced((b_all.to(dtype), a_all.to(dtype)))
     product = ((b_all.T @ b_all) * (a_all @ a_all.T)).double()  # (R, R)
     owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(ranks))
     member = torch.nn.functional.one_hot(owner, len(stack)).double()  # (R, K)
@@ -109,7 +131,7 @@ def singular_values(factors: Factors) -> Tensor:
 
     Values below about 1e-8 of the largest are rounding.
     """
-    gram_b, gram_a = _grams(factors)
+    gram_b, gram_a = _grams(balanced(factors))
     root = _root(gram_b)
     squares: Tensor = torch.linalg.eigvalsh(root.T @ gram_a @ root).flip(0)
     return squares.clamp_min(0.0).sqrt()
@@ -135,6 +157,7 @@ def topr_gram(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
 
     Fine for the leading directions; singular values below 1e-4 of the largest lose precision.
     """
+    factors = balanced(factors)
     gram_b, gram_a = _grams(factors)
     root = _root(gram_b)  # gram_b = root root^T, so B root^-T is orthonormal
     squares, v = eigh(root.T @ gram_a @ root)

@@ -77,7 +77,8 @@ def residual_factors(stack: Stack, result: Factors) -> Factors:
     """``difference`` without its null directions: rank at most ``min(R, d_out, d_in)``."""
     b, a = difference(stack, result)
     (b, a), values = topr_qr((b, a), min(b.shape[1], *_sides(stack)))
-    kept = max(int((values > values[0] * 1e-7).sum()), 1)
+    rounding = torch.finfo(b.dtype).eps * float(values[0])
+    kept = max(int((values > rounding).sum()), 1)
     return b[:, :kept].contiguous(), a[:kept].contiguous()
 
 

@@ -100,6 +100,9 @@ class LoraFair(Section):
     lam: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Weight of the correction's norm; relative to tr(G)/r for ``ridge``. Empty means 0.01 as
     published, and 0.6 where both factors move (``sweeps`` above 1)."""
+    rescale: Literal["best", "paper"] = "best"
+    """Of ``cosine``: give the result the length at which it is nearest to the mean of the products,
+    or leave it as the penalty made it, as published."""
     axis: Literal["flat", "columns"] = "flat"
     """Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns."""
     steps: int = Field(1000, ge=0)
@@ -115,6 +118,11 @@ class LoraFair(Section):
             raise ValueError(
                 f"sweeps={self.sweeps} alternates the closed form of ridge; use solver=ridge, or "
                 f"leave sweeps out with solver={self.solver}"
+            )
+        if self.rescale == "paper" and self.solver != "cosine":
+            raise ValueError(
+                f"rescale=paper has no effect on solver={self.solver}; use solver=cosine, or leave "
+                "rescale out"
             )
         if self.axis == "columns" and self.solver != "sgd-paper":
             raise ValueError(

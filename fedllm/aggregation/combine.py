@@ -37,7 +37,7 @@ from fedllm.aggregation.report import (
 )
 from fedllm.aggregation.rules import Chosen, Combined, Rule, find_rule
 from fedllm.aggregation.stack import SENT, Stack, read_stack
-from fedllm.errors import ConfigError
+from fedllm.errors import AdapterError, ConfigError
 
 PARALLEL_ABOVE = 2**24
 """Inputs of fewer bytes in all are combined on one thread: starting threads costs more."""
@@ -124,10 +124,15 @@ def combine_adapters(
     check_inputs(chosen, adapters, start, check_base=check_base)
     with one_blas_thread():
         notes: list[str] = []
+        from_mean = None
         if chosen.select is not None:
             before = adapters
-            adapters, shares = _selected(chosen.select, adapters, shares, start)
+            adapters, shares, from_mean = _selected(chosen.select, adapters, shares, start)
             notes = [f"{chosen.name} left out {name}" for name in before if name not in shares]
+            notes.append(
+                f"residuals are from what {chosen.name} chose, which lies {from_mean:.4f} of the "
+                "weighted mean of all updates away from it"
+            )
         combine = _one_module(chosen, adapters, shares, start, keep_remainder)
         pieces = _each(
             lambda module: combine(module, measured, floor),
@@ -135,7 +140,7 @@ def combine_adapters(
             _threads(adapters),
         )
         aux = average_aux(adapters, shares)
-    return _assembled(adapters, shares, pieces, aux, chosen, notes)
+    return _assembled(adapters, shares, pieces, aux, chosen, notes, from_mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +175,28 @@ def _one_module(
 
 
 def _stored(stack: Stack, b: Tensor, a: Tensor) -> LoRAFactors:
-    """Factors in the dtype, form and scaling of the adapters."""
-    first = stack.factors[0]
-    return replace(
-        first,
+    """Factors in the dtype, form and scaling of the adapters.
+
+    Raises:
+        AdapterError: Finite factors combined to numbers that are none, or that the dtype does not
+            hold; names the client with the largest.
+    """
+    factors = replace(
+        stack.factors[0],
         A=a.to(stack.stored[0]).contiguous(),
         B=b.to(stack.stored[1]).contiguous(),
         scaling=stack.scaling,
     )
+    for name, tensor in (("A", factors.A), ("B", factors.B)):
+        if not bool(torch.isfinite(tensor).all()):
+            client, peak = stack.largest(name)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise AdapterError(
+                f"module {stack.module}: the combined lora_{name} does not fit {dtype}; the "
+                f"largest number in it comes from {client} ({peak:.3g} in the scaling of the "
+                "result): leave that client out, or give adapters in float32 with equal lora_alpha"
+            )
+    return factors
 
 
 def _assembled(
@@ -187,6 +206,7 @@ def _assembled(
     aux: dict[str, Tensor],
     chosen: Rule,
     notes: list[str],
+    from_mean: float | None,
 ) -> Outcome:
     reference, clients = next(iter(adapters.values())), tuple(adapters)
     rest = {p.module: p.remainder for p in pieces if p.remainder is not None}
@@ -201,6 +221,7 @@ def _assembled(
         averaged=sorted(aux),
         notes=notes,
         outliers=norm_outliers(total) if total else [],
+        from_mean=from_mean,
     )
     state = _adapter({p.module: p.factors for p in pieces}, aux, reference)
     return Outcome(state, report, _adapter(rest, {}, reference) if rest else None)
@@ -238,14 +259,19 @@ def _selected(
     adapters: Mapping[str, Adapter],
     shares: Mapping[str, float],
     sent: Adapter | None,
-) -> tuple[dict[str, Adapter], dict[str, float]]:
-    """Adapters and the rule's own coefficients, clients left out removed.
+) -> tuple[dict[str, Adapter], dict[str, float], float]:
+    """Adapters and the rule's own coefficients, clients left out removed; and their distance.
+
+    The distance is that of the chosen sum from the weighted mean of all, as a share of its norm.
 
     With ``sent``, what is selected and shortened are the steps from it: ``sent + sum c_k (x_k -
     sent)``, so it takes part with ``1 - sum c_k``.
     """
     before = torch.tensor([shares[name] for name in adapters], dtype=torch.float64)
-    after = select(pairwise_products(adapters, sent), before)
+    products = pairwise_products(adapters, sent)
+    after = select(products, before)
+    moved, square = after - before, float(before @ products @ before)
+    from_mean = math.sqrt(max(float(moved @ products @ moved), 0.0) / square) if square > 0 else 0.0
     kept = {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
     taking_part = {name: adapters[name] for name in kept}
     rest = 1.0 - math.fsum(kept.values())
@@ -256,7 +282,8 @@ def _selected(
             "half of the updates are zero, so their median norm bounds all others to nothing; "
             "leave the zero updates out or give a bound"
         )
-    return {name: taking_part[name] for name in sorted(kept)}, {n: kept[n] for n in sorted(kept)}
+    names = sorted(kept)
+    return {n: taking_part[n] for n in names}, {n: kept[n] for n in names}, from_mean
 
 
 @contextmanager

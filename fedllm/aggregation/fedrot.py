@@ -27,7 +27,8 @@ def fedrot(stack: Stack, *, strength: float = 1.0) -> Combined:
     b_ref, a_ref = stack.start() if stack.sent is not None else stack[0]
     b_mean, a_mean = torch.zeros_like(b_ref), torch.zeros_like(a_ref)
     for k, (b, a) in enumerate(stack):
-        turn = _rotation(b.T @ b_ref + a @ a_ref.T, strength)
+        overlap = b.T.double() @ b_ref.double() + a.double() @ a_ref.T.double()
+        turn = _rotation(overlap, strength).to(b.dtype)
         b_mean.add_(b @ turn, alpha=stack.weights[k])
         a_mean.add_(turn.T @ a, alpha=stack.weights[k])
     return Combined(b_mean, a_mean)
@@ -35,8 +36,8 @@ def fedrot(stack: Stack, *, strength: float = 1.0) -> Combined:
 
 def _rotation(overlap: Tensor, strength: float) -> Tensor:
     """The nearest orthogonal ``R``: it minimises ``|B R - B_ref|^2 + |R^T A - A_ref|^2``."""
-    size = overlap.double().norm().clamp_min(1e-300)
+    size = overlap.norm().clamp_min(1e-300)
     identity = torch.eye(len(overlap), dtype=torch.float64)
-    u, _, vt = torch.linalg.svd(strength * overlap.double() / size + (1 - strength) * identity)
+    u, _, vt = torch.linalg.svd(strength * overlap / size + (1 - strength) * identity)
     turn: Tensor = u @ vt
-    return turn.to(overlap.dtype)
+    return turn

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+
 from fedllm.adapters.lowrank import Factors
 from fedllm.aggregation.carrier import Method, residual_factors, top_r
 from fedllm.aggregation.rules import Combined
@@ -71,6 +73,6 @@ def fedmomentum(
 
 def _balanced(factors: Factors) -> Factors:
     b, a = factors  # B = U S, rows of A orthonormal: column norms of B are the singular values
-    root = b.norm(dim=0).sqrt()  # (r,)
-    safe = root.clamp_min(1e-30)
+    root = b.double().norm(dim=0).sqrt().to(b.dtype)  # (r,); squares of float32 would overflow
+    safe = torch.where(root > 0, root, 1.0)
     return b / safe, a * root[:, None]

@@ -33,6 +33,7 @@ from fedllm.seeds import derive_seed, torch_rng
 
 Solver = Literal["ridge", "cosine", "sgd-paper"]
 Axis = Literal["flat", "columns"]
+Rescale = Literal["best", "paper"]
 Array = npt.NDArray[np.float64]
 
 
@@ -42,6 +43,7 @@ def lora_fair(
     solver: Solver = "ridge",
     sweeps: int = 1,
     lam: float | None = None,
+    rescale: Rescale = "best",
     axis: Axis = "flat",
     steps: int = 1000,
     lr: float = 0.01,
@@ -58,6 +60,10 @@ def lora_fair(
             depend on the scale of ``A``; for the other two absolute, as published. Empty means
             0.01 as published, and 0.6 where both factors move: over many rounds a weaker pull
             follows what the clients disagree about.
+        rescale: Of ``cosine``: ``best`` gives the result the length at which it is nearest to the
+            target; ``paper`` leaves it as it is. A cosine does not see lengths, so the penalty
+            alone decides on it and pulls towards the mean of ``B``, whose update is short where
+            clients disagree.
         axis: Of ``sgd-paper``: one cosine of the flattened matrices, or the mean over columns, as
             in the derived published code (whose ``lam`` is 1).
         steps: Gradient steps of ``sgd-paper``.
@@ -66,6 +72,16 @@ def lora_fair(
     """
     lam = lam if lam is not None else 0.01 if sweeps == 1 else 0.6
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
+    unit_a, unit_b = _unit(a_mean), _unit(b_mean)
+    if (unit_a or unit_b) and solver != "sgd-paper":  # squares would leave float32
+        corrected = lora_fair(
+            stack.in_units(unit_a, unit_b),
+            solver=solver,
+            sweeps=sweeps,
+            lam=lam if solver == "ridge" else math.ldexp(lam, 2 * unit_b),
+            rescale=rescale,
+        )
+        return Combined(_ldexp(corrected.B, unit_b), _ldexp(corrected.A, unit_a))
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
         return Combined(b_mean, a_mean)  # nothing to correct, or (cosine) undefined
@@ -84,10 +100,27 @@ def lora_fair(
         return Combined(b_mean, a_mean)
     target = shift + b_mean @ gram.to(stack.dtype)  # DW A^T
     if solver == "cosine":
-        return Combined(cosine_minimiser(target, b_mean, gram, target_norm, lam), a_mean)
+        fitted = cosine_minimiser(target, b_mean, gram, target_norm, lam)
+        if rescale == "best":
+            fitted = fitted * _best_length(target, fitted, gram)
+        return Combined(fitted, a_mean)
     gradient = flat_cosine(target.double(), gram, target_norm)
     fitted = descend(b_mean.double(), gradient, lam=lam, steps=steps, lr=lr, seed=key)
     return Combined(fitted.to(stack.dtype), a_mean)
+
+
+ORDINARY = 40
+"""Powers of two around 1 within which the largest number of a mean factor needs no other unit."""
+
+
+def _unit(mean: Tensor) -> int:
+    """A power of two that makes ``mean`` of ordinary size; 0 when it is."""
+    exponent = math.frexp(float(mean.abs().max()))[1]
+    return exponent if abs(exponent) > ORDINARY else 0
+
+
+def _ldexp(tensor: Tensor, exponent: int) -> Tensor:
+    return torch.ldexp(tensor, torch.tensor(exponent))
 
 
 def _sweep(stack: Stack, a_mean: Tensor, b_mean: Tensor, probes: int) -> tuple[Tensor, Tensor]:
@@ -161,6 +194,18 @@ def cosine_minimiser(
         of_mean, of_target = 2 * lam / d, 1 / (target_norm * s) / d
     left, right = ((v * values) @ v.T for values in (of_mean, of_target))
     return b_mean @ left.to(b_mean.dtype) + target @ right.to(target.dtype)
+
+
+def _best_length(target: Tensor, b: Tensor, gram: Tensor) -> float:
+    """The number by which ``B A`` is to be multiplied to be nearest to ``DW``; 1 where it is zero.
+
+    Args:
+        target: ``M = DW A^T (d_out, r)``.
+        b: ``B (d_out, r)``.
+        gram: ``G = A A^T (r, r)``, float64.
+    """
+    square = float(((b.T @ b).double() * gram).sum())
+    return float((target * b).sum(dtype=torch.float64)) / square if square > 0 else 1.0
 
 
 def _columns_in(basis: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -50,17 +50,23 @@ def alternate(stack: Stack, b_mean: Tensor, a_mean: Tensor, *, lam: float, sweep
 
 
 def solve_ridge(missing: Tensor, gram: Tensor, pull: float) -> Tensor:
-    """``N (G + pull I)^-1`` through the eigenbasis of ``G``; its dead directions give zero.
+    """``N (G + pull I)^-1``; directions that ``G`` does not have give zero.
+
+    Rows and columns are first scaled to a unit diagonal, so what counts as missing depends on how
+    parallel directions are and not on how long somebody made one of them.
 
     Args:
         missing: ``N (d, r)``.
         gram: ``G (r, r)``.
         pull: Absolute weight of the penalty.
     """
-    values, vectors = eigh(gram.double())
-    kept = values > 1e-8 * values[-1]
-    inverse = torch.where(kept, 1.0 / (values + pull).clamp_min(1e-300), 0.0)
-    return missing @ ((vectors * inverse) @ vectors.T).to(missing.dtype)
+    lifted = gram.double() + pull * torch.eye(len(gram), dtype=torch.float64)
+    size = lifted.diagonal()
+    scale = torch.where(size > 0, size, 1.0).rsqrt() * (size > 0)  # (r,)
+    values, vectors = eigh(lifted * scale[:, None] * scale)
+    inverse = torch.where(values > 1e-10, 1.0 / values.clamp_min(1e-10), 0.0)
+    solved = (vectors * inverse) @ vectors.T * scale[:, None] * scale  # (r, r)
+    return missing @ solved.to(missing.dtype)
 
 
 def _missing_in_b(stack: Stack, a: Tensor, b_mean: Tensor, a_mean: Tensor) -> Tensor:

@@ -88,6 +88,9 @@ class AggregationReport:
     """Tensors outside LoRA (``modules_to_save``, biases, DoRA magnitudes), averaged as they are."""
     notes: list[str] = field(default_factory=list)
 
+    from_mean: float | None = None
+    """Of a rule that chooses among the clients: how far what it chose lies from the weighted mean
+    of all updates, as a share of that mean's norm. Residuals are from what it chose."""
     outliers: list[str] = field(default_factory=list)
     """Clients whose update is more than ``OUTLIER`` times longer or shorter than the median."""
 

@@ -52,11 +52,18 @@ def multi_krum(
 def median(products: Tensor, shares: Tensor, *, steps: int = 100) -> Tensor:
     """Coefficients of the geometric median, by Weiszfeld's iteration on inner products alone."""
     weights = shares.clone()
-    floor = 1e-6 * float(products.diagonal().clamp_min(0).max()) ** 0.5 + 1e-300
     for _ in range(steps):
-        nearness = shares / distances(products, weights).clamp_min(floor)
-        weights = _normalised(nearness)
+        weights = _normalised(shares / above_zero(distances(products, weights)))
     return weights
+
+
+def above_zero(distances: Tensor) -> Tensor:
+    """Distances (K,) that may be divided by: at least a millionth of the median one.
+
+    The median, which fewer than half of the clients cannot move far; a bound relative to the
+    largest would let one long update call all others equal.
+    """
+    return distances.clamp_min(1e-6 * float(distances.median()) + 1e-300)
 
 
 def trimmed_mean(products: Tensor, shares: Tensor, *, trim: float = 0.2) -> Tensor:

@@ -114,6 +114,21 @@ class Stack(Sequence[Factors]):
             raise ValueError("the rule was called without the adapter that was sent")
         return self._upcast_B(self.sent), self.sent.A.to(self.dtype)
 
+    def largest(self, factor: str) -> tuple[str, float]:
+        """The client with the largest number in ``A`` or ``B``, and that number as combined."""
+        read = self.A if factor == "A" else self.B
+        peaks = {name: float(read(k).abs().max()) for k, name in enumerate(self.clients)}
+        client = max(peaks, key=peaks.__getitem__)
+        return client, peaks[client]
+
+    def in_units(self, unit_a: int, unit_b: int) -> Stack:
+        """The stack of ``A_k / 2^unit_a`` and ``B_k / 2^unit_b``, exactly."""
+        down_a, down_b = torch.tensor(-unit_a), torch.tensor(-unit_b)
+        factors = tuple(
+            replace(f, A=torch.ldexp(f.A, down_a), B=torch.ldexp(f.B, down_b)) for f in self.factors
+        )
+        return replace(self, factors=factors)
+
     def mean_A(self) -> Tensor:
         """``sum_k p_k A_k`` (r, d_in); equal ranks."""
         total = self.A(0) * self.weights[0]

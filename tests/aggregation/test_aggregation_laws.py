@@ -151,7 +151,7 @@ def test_cosine_without_penalty_is_the_projection_of_the_target():
 
 def test_sgd_from_the_paper_reaches_the_exact_cosine_minimum_under_a_strong_penalty():
     sources = clients(3, drift=0.3)
-    exact, _ = aggregate(sources, WEIGHTS_3, "lora-fair", solver="cosine", lam=1.0)
+    exact, _ = aggregate(sources, WEIGHTS_3, "lora-fair", solver="cosine", rescale="paper", lam=1.0)
     loop, _ = aggregate(sources, WEIGHTS_3, "lora-fair", solver="sgd-paper", lam=1.0)
     for module in SHAPES:
         gap = dense(exact, module) - dense(loop, module)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from fedllm.aggregation.robust import distances
+from fedllm.aggregation.robust import above_zero, distances
 from fedllm.aggregation.weights.cohort import Cohort
 
 
@@ -22,6 +22,4 @@ def by_inverse_distance(cohort: Cohort) -> dict[str, float]:
     """``1 / ||DW_k - mean||``; equal weights when all updates are equal."""
     products = cohort.products
     shares = torch.full((len(products),), 1 / len(products), dtype=torch.float64)
-    far = distances(products, shares)
-    floor = 1e-6 * float(products.diagonal().clamp_min(0).sqrt().max()) + 1e-300
-    return cohort.named(shares / far.clamp_min(floor))
+    return cohort.named(shares / above_zero(distances(products, shares)))
