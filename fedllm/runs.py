@@ -40,6 +40,7 @@ from typing import Any
 from fedllm.atomic import atomic_directory, atomic_json, atomic_text
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, EngineError
+from fedllm.jsontext import decode
 from fedllm.recipe import dump_recipe, read_recipe
 
 
@@ -229,7 +230,7 @@ class RunDirectory:
             return
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                event = json.loads(line)
+                event = decode(line)
             except json.JSONDecodeError:
                 continue
             if event.get("event") in kinds:
@@ -329,7 +330,7 @@ def read_json(path: Path) -> Any:
         EngineError: It is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return decode(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EngineError(
             f"{path} cannot be read ({error}); delete it and run the same command again"

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from fedllm.atomic import atomic_bytes
 from fedllm.errors import RetrievalError
+from fedllm.jsontext import decode
 from fedllm.retrieval.vectors import Array, check_rows, unit_rows
 from fedllm.seeds import derive_seed
 
@@ -62,7 +63,7 @@ def load_centers(file: Path) -> Centers:
     """
     try:
         with safe_open(file, framework="numpy") as stored:
-            metadata = json.loads((stored.metadata() or {})["fedllm.centers"])
+            metadata = decode((stored.metadata() or {})["fedllm.centers"])
             vectors = stored.get_tensor("vectors")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RetrievalError(

@@ -8,7 +8,6 @@ fingerprint names its vector space: an index refuses centroids of another one.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import traceback
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from fedllm.atomic import atomic_directory
 from fedllm.errors import FedLLMError, MissingExtraError, RetrievalError
+from fedllm.jsontext import decode
 from fedllm.retrieval.vectors import Array, check_rows, unit_rows
 
 KEPT_AT_ONCE = 8192
@@ -206,7 +206,7 @@ def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
 
 def _is_static(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = decode((folder / "config.json").read_text())
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("model_type") == "model2vec"

@@ -9,7 +9,6 @@ id, whatever the kind, block or thread count.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from fedllm.atomic import atomic_directory, atomic_json
 from fedllm.data.shards import read_pool, write_pool
 from fedllm.errors import DataError, RetrievalError
+from fedllm.jsontext import decode
 from fedllm.retrieval.scan import BLOCK, Mask, Rows, blocks_of, scan
 from fedllm.retrieval.structure import IndexKind, Structure, build_structure, read_tunings
 from fedllm.retrieval.vectors import Array, check_rows
@@ -161,14 +161,14 @@ def open_index(folder: Path) -> PoolIndex:
         RetrievalError: No index there, a damaged one, or one of another format.
     """
     try:
-        facts = json.loads((folder / "index.json").read_text())
-        ids = json.loads((folder / "ids.json").read_text())
+        facts = decode((folder / "index.json").read_text())
+        ids = decode((folder / "ids.json").read_text())
         flat: Any = faiss.read_index(str(folder / "vectors.faiss"), faiss.IO_FLAG_MMAP_IFC)
         structure = None
         if facts.get("kind") != "flat":
             inner = faiss.read_index(str(folder / "structure.faiss"), faiss.IO_FLAG_MMAP_IFC)
             structure = Structure(facts["kind"], inner, read_tunings(facts.get("tuning", [])))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise RetrievalError(
             f"{folder}: no usable index ({type(error).__name__}); "
             f"build one with: fedllm index build POOL --out {folder}"

@@ -24,6 +24,7 @@ LAYERS = [
         "progress",
         "program",
         "yamlfile",
+        "jsontext",
         "fingerprints",
         "assets",
     },

@@ -14,7 +14,6 @@ would not compare.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from fedllm.errors import ConfigError, DataError
 from fedllm.eval.benchmarks.arms import EvaluatedArm
 from fedllm.eval.benchmarks.records import BenchmarkRecord, read_records
 from fedllm.eval.tasks.files import Loaded
+from fedllm.jsontext import decode
 
 MANIFEST = "evaluation.json"
 
@@ -56,7 +56,7 @@ class Output:
             DataError: This is no evaluation, or the file is damaged.
         """
         try:
-            found = json.loads(self.manifest.read_text(encoding="utf-8"))
+            found = decode(self.manifest.read_text(encoding="utf-8"))
             kept = {key: found[key] for key in ("model", "settings", "runs")}
             named = {
                 section: {entry.pop("name"): entry for entry in found[section]}

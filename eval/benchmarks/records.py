@@ -16,6 +16,7 @@ from typing import Any, Self, TextIO
 
 from fedllm.atomic import atomic_text
 from fedllm.errors import DataError
+from fedllm.jsontext import decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Journal:
         length = 0
         for line in _whole_lines(self.path):
             try:
-                entry = json.loads(line)
+                entry = decode(line)
                 phase, sample, answer = entry["phase"], entry["sample_id"], entry["answer"]
             except (ValueError, TypeError, KeyError):
                 break  # a torn write; what follows it is asked again
@@ -138,7 +139,7 @@ def read_records(path: Path) -> list[BenchmarkRecord]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(BenchmarkRecord(**json.loads(line)))
+            records.append(BenchmarkRecord(**decode(line)))
         except (ValueError, TypeError):
             raise DataError(
                 f"{path}:{number}: is no benchmark record; delete the file and evaluate again"

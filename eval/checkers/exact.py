@@ -6,7 +6,6 @@ empty response is wrong for every one of them, so a model that says nothing scor
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import string
@@ -17,6 +16,7 @@ from typing import Any
 from fedllm.errors import DataError
 from fedllm.eval.checkers.interpreter import run_function
 from fedllm.eval.checkers.operations import Refused
+from fedllm.jsontext import decode
 from fedllm.types import Example
 
 NUMBER = re.compile(
@@ -80,7 +80,7 @@ def check_code(response: str, reference: str) -> bool:
     reference names them: ``"parameters": ["x"]``.
     """
     try:
-        task = json.loads(reference)
+        task = decode(reference)
         name, cases = str(task["function"]), [(list(a), b) for a, b in task["cases"]]
         parameters = [str(item) for item in task.get("parameters", ())]
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -7,7 +7,6 @@ blocks of rows, so beside one shard's largest weight nothing of its size is held
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from fedllm.adapters.state import Adapter, LoRAFactors
 from fedllm.adapters.tensorfile import Entry, read_header, read_tensor, write_tensors
 from fedllm.atomic import atomic_directory
 from fedllm.errors import AdapterError, ModelError
+from fedllm.jsontext import decode
 
 BLOCK = 1024
 """Rows of a weight that are updated at a time."""
@@ -147,7 +147,7 @@ def _add(weight: Tensor, factors: LoRAFactors, turned: bool) -> None:
 
 def _tied(base: Path) -> bool:
     try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        config = decode((base / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ModelError(f"{base}/config.json cannot be read; give a local model folder") from None
     return bool(config.get("tie_word_embeddings", True))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedllm.commands.tables import print_json, print_table
+from fedllm.jsontext import decode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,8 +189,6 @@ def _model(name: str | None) -> Path | None:
 
 def _settings(pairs: list[str], **named: Any) -> dict[str, Any]:
     """Settings of the rule: those with options of their own, and ``key=value`` read as JSON."""
-    import json
-
     from fedllm.errors import ConfigError
 
     settings = {key: value for key, value in named.items() if value is not None}
@@ -198,7 +197,7 @@ def _settings(pairs: list[str], **named: Any) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--set {pair}; write it as name=value")
         try:
-            settings[key] = json.loads(text)
+            settings[key] = decode(text)
         except ValueError:
             settings[key] = text
     return settings

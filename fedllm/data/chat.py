@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fedllm.data.flags import LOSS, REFUSED, turn_trained
-from fedllm.data.json_text import decode
 from fedllm.data.tools import calls_of, tool_names
 from fedllm.data.values import RowError, flat_text
+from fedllm.jsontext import decode
 from fedllm.types import Turn
 
 _ROLES = {

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedllm.data.columns import Row
-from fedllm.data.json_text import json_rows, no_split
+from fedllm.data.json_rows import json_rows, no_split
 from fedllm.data.tables import table_rows
 from fedllm.errors import DataError
 

@@ -121,7 +121,7 @@ def _conversation(schema: Schema, source: SourceConfig) -> Callable[[Fields], li
         own, column = turns[0].turn, system(fields).strip()
         if source.instruction is not None:
             rest = [said for said in turns if said.turn.role != "system"]
-            return [Said(Turn("system", source.instruction)), *rest]
+            return [Said(Turn("system", source.instruction)), *joined(rest)]
         if column and own.role == "system" and own.content.strip() != column:
             raise RowError(
                 "two system turns",

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from fedllm.config import SourceConfig
 from fedllm.data.chat import TURN_KEYS
 from fedllm.data.columns import Getter, find_column, getter, paths_of, show_columns
-from fedllm.data.json_text import CHAT_COLUMNS
+from fedllm.data.json_rows import CHAT_COLUMNS
 from fedllm.data.values import RowError, is_chat, text_of
 from fedllm.errors import DataError
 

@@ -24,6 +24,7 @@ from fedllm.data.holdout import Record, check_tests_used, prompt_key, split_reco
 from fedllm.data.partition import by_key, by_owner, dirichlet, iid
 from fedllm.data.sources import Check, Role, read_source
 from fedllm.errors import DataError
+from fedllm.jsontext import decode
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example, Turn
 
@@ -274,8 +275,8 @@ def _example(values: dict[str, Any]) -> Example:
 def _read_back(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[list[Example]]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        header = json.loads(lines[0])
-        rows = [_example(json.loads(line)) for line in lines[1:-1]]
+        header = decode(lines[0])
+        rows = [_example(decode(line)) for line in lines[1:-1]]
         counts = [int(header[name]) for name in names]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); start the run anew") from None

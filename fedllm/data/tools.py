@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fedllm.data.json_text import decode
 from fedllm.data.values import RowError, is_nothing
+from fedllm.jsontext import decode
 
 
 def calls_of(text: Any, turn: Mapping[str, Any], role: str) -> str:

@@ -29,6 +29,7 @@ from transformers.utils import cached_file
 from fedllm.adapters.state import AdapterState
 from fedllm.config import LoraConfig, ModelConfig
 from fedllm.errors import AdapterError, ConfigError, MissingExtraError, ModelError
+from fedllm.jsontext import decode
 from fedllm.seeds import derive_seed, torch_rng
 
 ADAPTER = "default"
@@ -218,7 +219,7 @@ def fingerprint(source: str, revision: str | None, tokenizer: Any) -> str:
     between when it is large (about 1 MiB is read per file), so a fine-tuned sibling differs.
     """
     config = Path(str(cached_file(source, "config.json", revision=revision)))
-    values = json.loads(config.read_text(encoding="utf-8"))
+    values = decode(config.read_text(encoding="utf-8"))
     kept = {key: value for key, value in values.items() if key not in WITHOUT_MEANING}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
