@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,23 @@ def atomic_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     )
 
 
+def private_directory(path: Path, ours: Container[str] | None = None) -> None:
+    """Makes ``path`` with mode 0700, or closes it where it lies there already.
+
+    Args:
+        path: The directory.
+        ours: Names of what we write into it. A directory that holds anything else belongs to
+            somebody else as well and keeps its mode; ``None`` closes it whatever it holds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    names = [entry.name for entry in path.iterdir() if not entry.name.startswith(TEMPORARY)]
+    if ours is None or all(name in ours for name in names):
+        path.chmod(0o700)
+
+
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
     """Yields an empty temporary directory that becomes ``path`` when the block ends well.
 
     An existing ``path`` is replaced. When the block raises, the temporary directory is removed and
@@ -59,7 +74,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(mode)
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)

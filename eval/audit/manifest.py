@@ -9,8 +9,9 @@
 A run with a section ``audit`` has ``audit/manifest.json``: digests of its shards and of what was
 set aside, numbers of canaries, no text; the canaries themselves follow from the run's seed.
 
-All files have mode 0600. The manifest carries a digest of itself and of the files; whoever changes
-both can recompute it, so the digest is printed when the plan is made and can be pinned afterwards.
+All files have mode 0600, DIR and its folders 0700. The manifest carries a digest of itself and of
+the files; whoever changes both can recompute it, so the digest is printed when the plan is made and
+can be pinned afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.adapters.manifest import sha256
-from fedllm.atomic import atomic_json, atomic_text
+from fedllm.atomic import atomic_json, atomic_text, private_directory
 from fedllm.config import SourceConfig
 from fedllm.data.rows import rows_of
 from fedllm.data.sources import read_source
@@ -111,6 +112,7 @@ def seal_run(run: RunDirectory, clients: Iterable[str], canaries: Sequence[Canar
         "files": {str(path.relative_to(run.root)): sha256(path) for path in sorted(files)},
     }
     digest = digest_of(content)
+    private_directory(run.audit)
     atomic_json(run.audit / MANIFEST, {**content, "sha256": digest}, mode=0o600)
     return digest
 

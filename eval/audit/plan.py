@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.adapters.manifest import sha256
-from fedllm.atomic import atomic_directory
+from fedllm.atomic import atomic_directory, private_directory
 from fedllm.data.holdout import prompt_key
 from fedllm.data.shards import safe_names
 from fedllm.errors import DataError
@@ -75,7 +75,9 @@ def make_plan(
     effect = _check_power(split)
     planted = draw_canaries(list(split), each=canaries, repetitions=repetitions, seed=seed)
     facts: dict[str, dict[str, int]] = {}
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, mode=0o700) as folder:
+        for kind in ("train", "nonmembers"):
+            private_directory(folder / kind)
         files, clients = {}, {}
         for client, (members, strangers) in split.items():
             copies = planted_in(client, planted)

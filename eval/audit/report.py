@@ -9,7 +9,7 @@
     OUT/private/      cached passes, as private as the shards (client side, within a run)
 
 Same seed, same machine, same inputs: the same bytes, but for the block ``volatile``. All files have
-mode 0600. ``sha256`` is taken over everything else but ``volatile``.
+mode 0600, OUT and OUT/private 0700. ``sha256`` is taken over everything else but ``volatile``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedllm.errors import DataError
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.estimates import detectable_auc, detectable_share
 from fedllm.eval.audit.judge import Stored
-from fedllm.eval.audit.manifest import digest_of
+from fedllm.eval.audit.manifest import MANIFEST, digest_of
 from fedllm.eval.audit.markdown import render_markdown
 from fedllm.eval.audit.page import render_html
 from fedllm.eval.audit.population import Group, Population
@@ -37,11 +37,15 @@ from fedllm.eval.audit.samples import leaking_samples
 
 SCHEMA = 1
 REPORT, SCORES = "report.json", "scores.json"
+PRIVATE = "private"
+"""Folder beside the report that is as private as the shards: cached passes."""
 READABLE: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "report.html": render_html,
     "report.md": render_markdown,
 }
 """Files that say the same as the JSON, and nothing else."""
+WRITTEN = {REPORT, SCORES, *READABLE, PRIVATE, MANIFEST}
+"""All that an audit leaves in its folder."""
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn")
 THREATS = {
     "outsider": "somebody who has the final adapter and the base model, and knows or guesses the "

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedllm.atomic import private_directory
 from fedllm.errors import ConfigError
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.findings import Design, Scores
 from fedllm.eval.audit.judge import Stored, judge
 from fedllm.eval.audit.population import GROUPS, Population
-from fedllm.eval.audit.report import assemble, write_audit
+from fedllm.eval.audit.report import PRIVATE, WRITTEN, assemble, write_audit
 from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Subject, Target
 from fedllm.eval.audit.template import choose_template
@@ -25,8 +26,6 @@ from fedllm.progress import Watcher
 
 CANARY = "canary"
 """The probe that bounds epsilon."""
-PRIVATE = "private"
-"""Folder of the report that is as private as the shards: cached passes."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,9 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         {group: tuple(s.facts() for s in population.of(group)) for group in GROUPS},
         request.claim,
     )
+    cache = request.cache or request.out / PRIVATE
+    private_directory(request.out, WRITTEN)
+    private_directory(cache)
     context = Context(
         population,
         {target.name: target for target in targets},
@@ -95,7 +97,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         request.settings,
         design,
         watcher,
-        request.cache or request.out / PRIVATE,
+        cache,
     )
     stored, seconds = _measure(context, request.only)
     results = judge(stored, request.limits)

@@ -9,11 +9,13 @@ import pytest
 from planted import train
 from typer.testing import CliRunner
 
+from fedllm.atomic import private_directory
 from fedllm.cli import app
 from fedllm.config import ModelConfig
 from fedllm.data.samples import domain_examples
 from fedllm.errors import AdapterError, DataError
 from fedllm.eval.audit.manifest import read_plan, write_examples
+from fedllm.eval.audit.report import WRITTEN
 from fedllm.training.model import load_base
 
 TOPICS = ["ward", "dose_total", "chart", "next_visit"]
@@ -43,6 +45,12 @@ def audit(world, adapter, out, *more, nonmembers="nonmembers"):
     return done, json.loads((out / "report.json").read_text())
 
 
+def closed(folder):
+    """Whether a folder and all below it are their owner's alone."""
+    modes = {path: path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]}
+    return all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
+
+
 @pytest.fixture(scope="module")
 def leaky(world):
     return audit(world, "leaky", world / "out-leaky")
@@ -55,11 +63,21 @@ def test_a_planted_leak_fails_and_holds_no_text(world, leaky):
     assert report["model"]["template"]["name"] == "alpaca-short"
     rows = [json.loads(line) for line in (world / "members.jsonl").read_text().splitlines()]
     texts = {text for row in rows for text in row.values() if len(text) >= 12}
+    assert closed(world / "out-leaky") and (world / "out-leaky" / "private").is_dir()
     for name in ("report.json", "report.html", "report.md", "scores.json"):
         path = world / "out-leaky" / name
-        assert path.stat().st_mode & 0o077 == 0
         assert not [text for text in texts if text in path.read_text()]
         assert not [text for text in texts if text in done.output]
+
+
+def test_a_folder_of_somebody_else_keeps_its_mode_and_an_older_report_is_closed(tmp_path):
+    for name, mode in (("report.json", 0o700), ("photo.png", 0o755)):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.chmod(0o755)
+        (folder / name).touch()
+        private_directory(folder, WRITTEN)
+        assert folder.stat().st_mode & 0o777 == mode
 
 
 def test_a_clean_adapter_does_not_fail(world):
@@ -114,6 +132,7 @@ def test_a_plan_is_refused_once_it_was_altered(world, tmp_path):
     done = CliRunner().invoke(app, [*arguments, "--canaries", "4"])
     assert done.exit_code == 0, done.output
     plan = read_plan(out)
+    assert closed(out)
     rows = (out / "train" / "members.jsonl").read_text()
     assert all((c.secret in rows) == c.included for c in plan.canaries)
     path = out / "manifest.json"

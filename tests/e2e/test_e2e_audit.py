@@ -128,7 +128,7 @@ def test_the_samples_that_leak_most_are_masked_unless_their_text_is_asked_for(fi
     quoted = json.loads((out / "report.json").read_text())
     assert quoted["text_included"] and all(found["text"]["output"] for found in quoted["samples"])
     assert MARK in (out / "report.html").read_text()
-    assert not [path for path in out.iterdir() if path.is_file() and path.stat().st_mode & 0o077]
+    assert not [path for path in [out, *out.rglob("*")] if path.stat().st_mode & 0o077]
     assert not verify(out)[1]
 
 
@@ -200,7 +200,7 @@ def test_canaries_are_in_shards_alone_and_only_where_the_coin_said_so(finished):
     outside = [p for p in run.root.rglob("*") if p.is_file() and run.shards not in p.parents]
     secrets = [canary.secret.encode() for canary in canaries]
     assert not [path for path in outside if any(s in path.read_bytes() for s in secrets)]
-    closed = [*run.audit.iterdir(), *run.audit_cache.iterdir()]
+    closed = [run.audit, *run.audit.iterdir(), run.audit_cache, *run.audit_cache.iterdir()]
     assert len(closed) > 5 and not [path for path in closed if path.stat().st_mode & 0o077]
 
 
