@@ -30,18 +30,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedllm.atomic import atomic_directory, atomic_json, atomic_text
+from fedllm.atomic import atomic_directory
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, EngineError
 from fedllm.jsontext import decode
-from fedllm.recipe import dump_recipe, read_recipe
+from fedllm.recipe import read_recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,12 @@ class RunDirectory:
         return self.root / "base.json"
 
     @property
+    def begun(self) -> bool:
+        """Whether a round was opened: its own, or one of an arm."""
+        first = ("rounds/0001", "arms/**/rounds/0001")
+        return any(next(self.root.glob(pattern), None) for pattern in first)
+
+    @property
     def federation(self) -> FederationDirectory:
         """The recipe's own federation."""
         return FederationDirectory(self.root)
@@ -265,30 +271,6 @@ class RunDirectory:
             yield
 
 
-def create_run(config: RunConfig, environment: Mapping[str, Any]) -> RunDirectory:
-    """Opens the run of ``config``, creating its directory when it is new.
-
-    An existing run is resumed; its recipe must be the same.
-
-    Raises:
-        ConfigError: The directory holds a run of another recipe, or something else.
-    """
-    root = config.run_directory
-    run = RunDirectory(root.absolute())
-    if run.recipe.exists():
-        _same_recipe(run, config)
-        return run
-    if root.exists() and any(entry.name != ".lock" for entry in root.iterdir()):
-        raise ConfigError(
-            f"output.dir={root} exists and is no run directory; choose another output.dir"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    run.shards.mkdir(mode=0o700, exist_ok=True)  # client side: closed to others, whatever is in it
-    atomic_json(run.environment, dict(environment))
-    atomic_text(run.recipe, dump_recipe(config))  # last: its existence makes the directory a run
-    return run
-
-
 def open_run(root: Path) -> RunDirectory:
     """Opens an existing run.
 
@@ -302,15 +284,6 @@ def open_run(root: Path) -> RunDirectory:
             "'fedllm prepare RECIPE'"
         )
     return run
-
-
-def remove_run(root: Path) -> None:
-    """Deletes a run directory; anything that is not one is refused."""
-    if not root.exists():
-        return
-    if any(root.iterdir()):
-        open_run(root)
-    shutil.rmtree(root)
 
 
 def link_directory(source: Path, target: Path) -> None:
@@ -331,27 +304,11 @@ def read_json(path: Path) -> Any:
     """
     try:
         return decode(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EngineError(
+            f"{path} is missing; 'fedllm run' makes it, a client copies it from the server"
+        ) from None
     except (OSError, ValueError) as error:
         raise EngineError(
             f"{path} cannot be read ({error}); delete it and run the same command again"
         ) from None
-
-
-def _same_recipe(run: RunDirectory, config: RunConfig) -> None:
-    before = run.config.model_dump(mode="json", exclude={"output"})
-    after = config.model_dump(mode="json", exclude={"output"})
-    changed = list(_differences(before, after))
-    if changed:
-        raise ConfigError(
-            f"{run.root} holds a run of another recipe ({'; '.join(changed[:3])}); "
-            "choose another output.dir, or start over with --fresh"
-        )
-
-
-def _differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            inner = f"{where}.{key}" if where else key
-            yield from _differences(before.get(key), after.get(key), inner)
-    elif before != after:
-        yield f"{where} was {before!r}, is {after!r}"

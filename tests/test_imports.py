@@ -29,7 +29,7 @@ LAYERS = [
         "assets",
     },
     {"section", "faults", "traits", "catalogue", "config", "recipe"},
-    {"runs", "kept"},
+    {"runs", "kept", "opening"},
     {"adapters"},
     {"aggregation", "data", "privacy"},
     {"training", "server"},

@@ -6,19 +6,16 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from fedllm.config import RunConfig
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings that differ from the recipe, e.g. `training.lr=1e-4`."),
 ]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Delete the run directory first instead of resuming it.")
+    bool, typer.Option("--fresh", help="Start over instead of resuming the run directory.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Recipe = Annotated[
@@ -55,13 +52,15 @@ def run(
     only where the recipe says `audit.enforce: true`.
     """
     started = time.monotonic()
-    config = _load(recipe, overrides, fresh)
+    from fedllm.recipe import load_recipe
+
+    config = load_recipe(recipe, overrides or ())  # before anything heavy is imported
 
     from fedllm.experiment import run_experiment
     from fedllm.progress import Watcher
 
     command = shlex.join(["fedllm", *sys.argv[1:]])
-    summary = run_experiment(config, Watcher(), command=command, started=started)
+    summary = run_experiment(config, Watcher(), command=command, started=started, fresh=fresh)
     _show_summary(summary, config.run_directory, json)
     if config.audit and config.audit.enforce:
         from fedllm.eval.audit.verdicts import EXIT
@@ -77,13 +76,20 @@ def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -
     (`accelerate launch -m fedllm.client --run DIR --client NAME --round N`), and
     `fedllm round close --run DIR` makes the next global adapter.
     """
-    config = _load(recipe, overrides, fresh)
+    from fedllm.recipe import load_recipe
+
+    config = load_recipe(recipe, overrides or ())
 
     from fedllm.experiment import prepare_run
     from fedllm.progress import Watcher
+    from fedllm.runs import open_run
 
-    cohort = prepare_run(config, Watcher())
-    typer.echo(f"{config.run_directory}: round 1 is open for {', '.join(cohort)}")
+    cohort = prepare_run(config, Watcher(), fresh=fresh)
+    if not cohort:
+        typer.echo(f"{config.run_directory}: all rounds are closed")
+        return
+    number = open_run(config.run_directory).federation.completed + 1
+    typer.echo(f"{config.run_directory}: round {number} is open for {', '.join(cohort)}")
 
 
 def report(
@@ -124,17 +130,6 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     from fedllm.recipe import dump_recipe, load_recipe
 
     typer.echo(dump_recipe(load_recipe(recipe, overrides or ())), nl=False)
-
-
-def _load(recipe: str, overrides: list[str] | None, fresh: bool) -> RunConfig:
-    """The recipe, checked before anything heavy is imported."""
-    from fedllm.recipe import load_recipe
-    from fedllm.runs import remove_run
-
-    config = load_recipe(recipe, overrides or ())
-    if fresh:
-        remove_run(config.run_directory)
-    return config
 
 
 def _show_summary(summary: dict[str, object], directory: Path, as_json: bool) -> None:

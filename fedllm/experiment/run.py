@@ -32,15 +32,16 @@ from fedllm.experiment.evaluation import Evaluator
 from fedllm.experiment.parallel import Work, run_side_by_side
 from fedllm.experiment.probe import run_probe
 from fedllm.experiment.summary import summarise
+from fedllm.opening import opened_run, settle
 from fedllm.progress import Watcher
 from fedllm.retrieval.methods import METHODS
-from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, create_run
+from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory
 from fedllm.server.rounds import check_cohort, check_weighting
 from fedllm.types import Example
 
 
 def run_experiment(
-    config: RunConfig, watcher: Watcher, *, command: str, started: float
+    config: RunConfig, watcher: Watcher, *, command: str, started: float, fresh: bool = False
 ) -> dict[str, Any]:
     """Runs or resumes an experiment and writes its report.
 
@@ -49,16 +50,17 @@ def run_experiment(
         watcher: Shows progress.
         command: What was typed, for the report.
         started: ``time.monotonic()`` when the command began, before the imports.
+        fresh: Start over, whatever the run directory holds.
 
     Returns:
         The content of ``report/summary.json``.
 
     Raises:
-        FedLLMError: Something the person can mend; the run directory is as far as it came.
+        FedLLMError: Something the person can mend; the run directory is as far as it came, or
+            as it was when no round began.
     """
     limits = check_audit(config.audit)
-    run = create_run(config, describe_environment(config.training))
-    with run.locked():
+    with opened_run(config, describe_environment(config.training), fresh=fresh) as run:
         sweep(run.root)
         run.spent("imports", time.monotonic() - started)
         experiment = _Experiment(run, watcher, limits)
@@ -82,15 +84,15 @@ def run_experiment(
         return summary
 
 
-def prepare_run(config: RunConfig, watcher: Watcher) -> list[str]:
+def prepare_run(config: RunConfig, watcher: Watcher, *, fresh: bool = False) -> list[str]:
     """Makes a run directory ready for clients elsewhere; returns the cohort of the open round."""
     limits = check_audit(config.audit)
-    run = create_run(config, describe_environment(config.training))
-    with run.locked():
+    with opened_run(config, describe_environment(config.training), fresh=fresh) as run:
         experiment = _Experiment(run, watcher, limits)
         experiment.augmenter.widen(run.federation, full_arm(config).widening, experiment.shards)
         experiment.runtime.write_initial(run.federation)
         cohort = open_next(run, run.federation.completed + 1)
+        settle(run)
         hand_out(run, watcher)
         return cohort
 
@@ -141,6 +143,7 @@ class _Experiment:
     def run_arms(self) -> None:
         """Runs what is left of every arm: rounds and evaluations."""
         pieces = [piece for arm in self.arms for piece in self._pieces(arm)]
+        settle(self.run)
         processes = min(self.config.eval.parallel_arms, len(pieces))
         if processes == 1:
             for piece in pieces:

@@ -15,7 +15,7 @@ from fedllm.config import RunConfig
 from fedllm.errors import EngineError
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
-from fedllm.runs import create_run
+from fedllm.runs import open_run
 
 KILLS = 24
 EVAL = {"arms": ["base", "local", "fedit", "centralised"], "probe_samples": 4}
@@ -72,6 +72,6 @@ def test_the_same_command_again_changes_nothing(folder, uninterrupted):
 
 
 def test_a_second_process_on_the_same_run_is_refused(folder, uninterrupted):
-    run = create_run(small_config(folder, "whole", eval=EVAL), {})
+    run = open_run(folder / "whole")
     with run.locked(), pytest.raises(EngineError, match="in use by another process"):
         work(run.config)

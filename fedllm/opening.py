@@ -1,0 +1,182 @@
+"""Who may work in a run directory: a new recipe, the same recipe again, or nobody.
+
+A directory belongs to its recipe from the first round on. Until then it is a draft: a mistake that
+is found takes the draft away, and another recipe may replace it. What ``--fresh`` replaces is kept
+beside the draft until the new recipe has proven itself, and comes back when it does not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fedllm import fingerprints
+from fedllm.atomic import atomic_json, atomic_text
+from fedllm.config import RunConfig
+from fedllm.errors import ConfigError, FedLLMError
+from fedllm.recipe import dump_recipe, read_recipe
+from fedllm.runs import RunDirectory, open_run, read_json
+
+
+@contextmanager
+def opened_run(
+    config: RunConfig, environment: Mapping[str, Any], *, fresh: bool = False
+) -> Iterator[RunDirectory]:
+    """Makes the run of ``config``, or takes it up again, and holds it for this process.
+
+    A ``FedLLMError`` before the first round leaves everything as it was before.
+
+    Args:
+        config: The resolved recipe.
+        environment: Where the run takes place, recorded when it is made.
+        fresh: Start over, whatever the directory holds.
+
+    Raises:
+        ConfigError: The directory holds a run of another recipe, or something else.
+        EngineError: Another process works on it.
+    """
+    run = RunDirectory(config.run_directory.absolute())
+    _refuse_foreign(run.root)
+    if fresh and run.recipe.exists():
+        with run.locked():  # not under the feet of a process that works on it
+            _set_aside(run)
+    made = [path for path in (run.root, *run.root.parents) if not path.exists()]
+    run.root.mkdir(parents=True, exist_ok=True)
+    with run.locked():
+        try:
+            _take(run, config, environment)
+            yield run
+        except FedLLMError:
+            if not run.begun:
+                _undo(run, made)
+            raise
+
+
+def settle(run: RunDirectory) -> None:
+    """The recipe has proven itself: what ``--fresh`` replaced is deleted."""
+    shutil.rmtree(_replaced(run.root), ignore_errors=True)
+
+
+def _take(run: RunDirectory, config: RunConfig, environment: Mapping[str, Any]) -> None:
+    """Makes the directory the run of ``config``, unless it is that already."""
+    if run.begun:
+        settle(run)
+        _refuse_another(run, config)
+        if not run.environment.exists():
+            atomic_json(run.environment, dict(environment))
+    elif not (run.recipe.exists() and _same(run, config)):
+        _clear(run.root)
+        run.shards.mkdir(mode=0o700)  # client side: closed to others, whatever is in it
+        text = dump_recipe(config)
+        atomic_json(run.environment, {**environment, "recipe": sha256(text.encode()).hexdigest()})
+        atomic_text(run.recipe, text)  # last: its existence makes the directory a run
+
+
+def _refuse_another(run: RunDirectory, config: RunConfig) -> None:
+    changed = list(_changes(run, config))
+    if changed:
+        raise ConfigError(
+            f"{run.root} holds a run of another recipe ({'; '.join(changed[:3])}); "
+            "choose another output.dir, or start over with --fresh"
+        )
+    if _edited(run):
+        raise ConfigError(
+            f"{run.recipe} was edited after the run was made; put it back, or give what it says "
+            f"now another place: fedllm run {run.recipe} output.dir=OTHER"
+        )
+
+
+def _same(run: RunDirectory, config: RunConfig) -> bool:
+    """Whether a draft is one of this very recipe."""
+    return run.environment.exists() and not _edited(run) and not any(_changes(run, config))
+
+
+def _edited(run: RunDirectory) -> bool:
+    """Whether the run's own copy of the recipe is not what was written."""
+    written = fingerprints.sha256(run.recipe)
+    return run.environment.exists() and read_json(run.environment).get("recipe", written) != written
+
+
+def _refuse_foreign(root: Path) -> None:
+    if not root.exists() and _replaced(root).exists():  # killed between two renames
+        _replaced(root).rename(root)
+    if root.exists() and any(
+        entry.name not in (".lock", "events.jsonl") for entry in root.iterdir()
+    ):
+        try:
+            open_run(root)
+        except ConfigError:
+            raise ConfigError(
+                f"output.dir={root} exists and is no run directory; choose another output.dir"
+            ) from None
+
+
+def _set_aside(run: RunDirectory) -> None:
+    if run.begun:
+        settle(run)
+        run.root.rename(_replaced(run.root))
+    else:
+        _clear(run.root)  # a draft; what it was to replace may still lie beside it
+
+
+def _undo(run: RunDirectory, made: list[Path]) -> None:
+    """Leaves the place as it was before the draft."""
+    _clear(run.root)
+    if _replaced(run.root).exists():
+        shutil.rmtree(run.root)
+        _replaced(run.root).rename(run.root)
+        return
+    (run.root / ".lock").unlink()
+    with suppress(OSError):  # somebody else put something there
+        for path in made:
+            path.rmdir()
+
+
+def _clear(root: Path) -> None:
+    """Deletes everything in ``root`` but its lock, which is held."""
+    for entry in root.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()
+
+
+def _replaced(root: Path) -> Path:
+    """Where the run that ``--fresh`` replaces waits."""
+    return root.with_name(f".{root.name}.replaced")
+
+
+def _changes(run: RunDirectory, config: RunConfig) -> Iterator[str]:
+    """What differs from the recipe of an existing run, one leaf each."""
+    before = read_recipe(run.recipe).model_dump(mode="json", exclude={"output"})
+    return differences(before, config.model_dump(mode="json", exclude={"output"}))
+
+
+def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """The leaves in which two plain values differ, with their place and both values.
+
+    A list that grew or shrank is one leaf: its entries have other places from there on.
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            inner = f"{where}.{key}" if where else str(key)
+            yield from differences(before.get(key), after.get(key), inner)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for place, pair in enumerate(zip(before, after, strict=True)):
+            yield from differences(*pair, f"{where}.{place}")
+    elif before != after:
+        yield f"{where} was {_short(before)}, is {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return f"{len(value)} entries"
+    if isinstance(value, dict):
+        return f"a section of {len(value)} settings"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
