@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [path for part in ("fedllm", "retrieval", "eval") for path in (ROOT / part).rglob("*.py")]
 FOREIGN = {"--config"}
 """Options of other programs that a text names."""
-COMMAND = re.compile(r"(?:['`]|: )fedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^'`;]*)")
+COMMAND = re.compile(
+    r"(?:['`]|: )fedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^'`;]*)"
+)
 UNQUOTED = re.compile(r"\bfedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^;.,)]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 SECTIONS = {

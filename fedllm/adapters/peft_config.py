@@ -38,7 +38,11 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
         raise AdapterError(f"{where}: peft_type is {kind!r}, expected 'LORA'; train a LoRA adapter")
     for key in UNSUPPORTED:
         if config.get(key):
-            raise AdapterError(f"{where}: {key} is set; such adapters cannot be combined, unset it")
+            raise AdapterError(
+                f"{where}: {key} is set, so the adapter is more than two factors for each module "
+                "and cannot be combined; train it again without, naming linear layers by "
+                "target_modules, or leave it out"
+            )
     _check_types(config, where)
     ranks = [("r", config.get("r")), *_pattern(config, "rank_pattern", where).items()]
     for key, value in ranks:

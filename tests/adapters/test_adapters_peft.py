@@ -11,6 +11,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
 )
 
@@ -273,3 +274,13 @@ def test_a_bias_of_lora_B_counts_with_its_clients_scaling(tmp_path):
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"
     one, two = (load_adapter(path).aux[key] for path in sources.values())
     assert torch.allclose(1.0 * state.aux[key], (1.0 * one + 3.0 * two) / 2, atol=1e-6)
+
+
+def test_fused_experts_are_refused_and_the_same_adapter_without_them_is_read(tmp_path):
+    CONFIGS["mixtral"] = MixtralConfig(**SIZES, head_dim=8, num_local_experts=2)
+    names = {"target_modules": ["q_proj", "v_proj"]}
+    trained("mixtral", 1, tmp_path / "fused", target_parameters=["mlp.gate.weight"], **names)
+    with pytest.raises(AdapterError, match=r"again without, naming linear .*by target_modules"):
+        load_adapter(tmp_path / "fused")
+    trained("mixtral", 1, tmp_path / "plain", **names)
+    assert len(load_adapter(tmp_path / "plain").modules) == 4
