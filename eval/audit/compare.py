@@ -48,10 +48,10 @@ def compare(old: Path, new: Path) -> list[dict[str, Any]]:
 
 
 def _worst(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The finding with the highest value of every metric over all clients."""
+    """The deciding finding with the highest value of every metric."""
     found: dict[str, dict[str, Any]] = {}
     for finding in (f for probe in report["probes"] for f in probe["findings"]):
-        if finding["value"] is None or finding["client"]:
+        if finding["value"] is None or not finding["decisive"]:
             continue
         known = found.get(finding["metric"])
         if known is None or finding["value"]["mean"] > known["value"]["mean"]:

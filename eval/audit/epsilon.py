@@ -22,6 +22,8 @@ SIGNIFICANCE = 0.05
 SHARES = (1.0, 0.5, 0.25)
 """Guesses tried, as shares of the canaries; fixed beforehand, paid for by Bonferroni."""
 LARGEST = 40.0
+MOST_CANARIES = 4_000
+"""More than anybody plants."""
 
 
 def one_run_p(correct: int, guesses: int, epsilon: float, delta: float, canaries: int) -> float:
@@ -95,3 +97,14 @@ def ceiling(canaries: int, *, delta: float = 0.0) -> float:
         delta=delta,
         significance=SIGNIFICANCE / len(SHARES),
     )
+
+
+def enough(epsilon: float, *, delta: float = 0.0) -> int | None:
+    """Fewest canaries whose guesses, all right, would prove more than ``epsilon``; None for none.
+
+    With a ``delta`` the proof has a price per canary, so that more of them may prove less.
+    """
+    count = 2
+    while count <= MOST_CANARIES and ceiling(count, delta=delta) <= epsilon:
+        count = math.ceil(1.1 * count / 2) * 2
+    return count if count <= MOST_CANARIES else None

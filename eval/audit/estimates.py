@@ -11,29 +11,31 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import stdtrit
+from scipy.stats import binom
 
-from fedllm.eval.audit.findings import LEVEL, family_level
-from fedllm.eval.stats import Interval, difference, wilson
+from fedllm.eval.audit.findings import FAMILYWISE, LEVEL, family_level
+from fedllm.eval.stats import Interval, clopper_pearson, difference
 
 SMALLEST_SPREAD = 1e-3
 """Standard deviation below which equal values prove no more than nearly equal ones."""
 
 
 def share(hits: Sequence[bool], *, family: int = 1) -> Interval:
-    """A share of samples; its lower bound holds over a ``family`` of comparisons."""
+    """A share of samples, exactly; its lower bound holds over a ``family`` of comparisons."""
     found, n = sum(map(bool, hits)), len(hits)
-    return bounds(lambda level: wilson(found, n, confidence=level), family)
+    return bounds(lambda level: clopper_pearson(found, n, confidence=level), family)
 
 
 def share_gap(first: Sequence[bool], second: Sequence[bool], *, family: int = 1) -> Interval:
-    """Share of ``first`` minus share of ``second``, from Wilson's intervals (Newcombe 1998).
+    """Share of ``first`` minus share of ``second``, from their exact intervals (as Newcombe 1998).
 
     For two models on the same samples it is too wide rather than too narrow.
     """
     counts = [(sum(map(bool, hits)), len(hits)) for hits in (first, second)]
 
     def at(level: float) -> Interval:
-        one, other = (wilson(found, n, confidence=level) for found, n in counts)
+        one, other = (clopper_pearson(found, n, confidence=level) for found, n in counts)
         return difference(one, other)
 
     return bounds(at, family)
@@ -46,7 +48,7 @@ def bounds(at: Callable[[float], Interval], family: int) -> Interval:
 
 
 def mean(values: Sequence[float], *, family: int = 1) -> Interval:
-    """A mean with normal bounds, for scores that are bounded or nearly normal."""
+    """A mean with Student's bounds, for scores that are bounded or nearly normal."""
     return bounds(lambda level: _mean(values, level), family)
 
 
@@ -57,8 +59,10 @@ def mean_gap(first: Sequence[float], second: Sequence[float], *, family: int = 1
 
 def _mean(values: Sequence[float], level: float) -> Interval:
     found = np.asarray(values, dtype=np.float64)
-    spread = max(float(found.std(ddof=1)), SMALLEST_SPREAD) if len(found) > 1 else math.inf
-    half = NormalDist().inv_cdf(0.5 + level / 2) * spread / len(found) ** 0.5
+    if len(found) < 2:
+        return Interval(float(found.mean()), -math.inf, math.inf, len(found))
+    spread = max(float(found.std(ddof=1)), SMALLEST_SPREAD)
+    half = float(stdtrit(len(found) - 1, 0.5 + level / 2)) * spread / len(found) ** 0.5
     centre = float(found.mean())
     return Interval(centre, centre - half, centre + half, len(found))
 
@@ -125,7 +129,7 @@ def detectable_auc(m: int, n: int, *, power: float = 0.8) -> float:
 
 def detectable_share(n: int) -> float:
     """The upper bound on a share when none of ``n`` samples shows it: what a PASS can rule out."""
-    return wilson(0, n, confidence=LEVEL).high
+    return clopper_pearson(0, n, confidence=LEVEL).high
 
 
 def _auc_bounds(area: float, m: int, n: int, level: float) -> Interval:
@@ -163,17 +167,46 @@ def roc(positives: Sequence[float], negatives: Sequence[float]) -> Roc:
     return Roc([0.0, *(false / len(negatives)).tolist()], [0.0, *(true / len(positives)).tolist()])
 
 
-def tpr_at(
-    positives: Sequence[float], negatives: Sequence[float], fpr: float, *, family: int = 1
-) -> Interval | None:
+def tpr_at(positives: Sequence[float], negatives: Sequence[float], fpr: float) -> Interval | None:
     """Share of positives above the lowest threshold whose false positive rate is at most ``fpr``.
 
-    ``None`` where the negatives are too few to resolve ``fpr``. Bounds are Wilson's at that
-    threshold.
+    ``None`` where the negatives are too few to resolve ``fpr``.
     """
     if len(negatives) * fpr < 1 - 1e-9:
         return None
-    allowed = math.floor(len(negatives) * fpr + 1e-9)
-    strangers = np.sort(np.asarray(negatives, dtype=np.float64))[::-1]
-    threshold = strangers[allowed] if allowed < len(strangers) else -math.inf
-    return share((np.asarray(positives) > threshold).tolist(), family=family)
+    return share(_above(positives, negatives, _allowed(negatives, fpr)))
+
+
+def tpr_bounds(
+    positives: Sequence[float], negatives: Sequence[float], fpr: float, *, family: int = 1
+) -> Interval:
+    """The same with bounds that know of the threshold's own chance, at any number of negatives.
+
+    The upper bound is taken where the rate of false alarms is ``fpr`` or more, with a chance of
+    error that it shares with Clopper and Pearson's. The lower one is 0 where negatives are too few
+    to resolve ``fpr``: beyond the highest of 50 there may be 5 % of the others.
+    """
+    size = len(negatives)
+    resolved = size * fpr >= 1 - 1e-9
+    found = share(_above(positives, negatives, _allowed(negatives, fpr)), family=family)
+    passed = np.arange(size + 1)
+    late = binom.sf(passed, size, fpr)  # chance that so many and more lie beyond the true threshold
+    rank = int(np.argmax(late <= FAMILYWISE / 2))
+    left = FAMILYWISE - float(late[rank])
+    hits = _above(positives, negatives, rank)
+    reached = clopper_pearson(sum(hits), len(hits), confidence=1 - 2 * left)
+    return Interval(
+        found.mean, found.low if resolved else 0.0, max(found.mean, reached.high), found.n
+    )
+
+
+def _allowed(negatives: Sequence[float], fpr: float) -> int:
+    return math.floor(len(negatives) * fpr + 1e-9)
+
+
+def _above(positives: Sequence[float], negatives: Sequence[float], allowed: int) -> list[bool]:
+    """Which positives lie above the negative that ``allowed`` others exceed."""
+    ordered = np.sort(np.asarray(negatives, dtype=np.float64))[::-1]
+    threshold = ordered[allowed] if allowed < len(ordered) else -math.inf
+    above: list[bool] = (np.asarray(positives) > threshold).tolist()
+    return above

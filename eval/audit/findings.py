@@ -17,7 +17,9 @@ Threat = Literal["outsider", "client", "server"]
 Scores = dict[str, Any]
 """What ``measure`` returns: JSON values, no text of any sample."""
 CONTROLS = ("blind", "base", "permutation", "positive", "negative")
-"""Controls that whatever compares members with non-members rests on."""
+"""Controls that whatever ranks members above non-members rests on."""
+ALIKE = ("blind", "positive", "negative")
+"""Controls of what compares both with the base model itself, and ranks nobody."""
 FAMILYWISE = 0.05
 """Chance of a false FAIL over all comparisons behind one finding; also of a false PASS."""
 LEVEL = 1 - 2 * FAMILYWISE
@@ -91,7 +93,13 @@ class Finding:
     needs: tuple[str, ...] = CONTROLS
     """Controls without which it means nothing."""
     decisive: bool = True
-    """Whether the overall verdict waits for it; otherwise it can only raise the alarm (FAIL)."""
+    """Whether a PASS needs its upper bound. Otherwise its samples are too few to clear anybody: it
+    raises the alarm, a FAIL where its lower bound is above the limit, no PASS where its value is.
+    """
+    covers: tuple[int, int] | None = None
+    """Members it speaks for, of how many; ``None`` where it speaks of no member (canaries)."""
+    applies: bool = True
+    """False where there is nothing that could be given away; the sentence says why."""
 
 
 FigureKind = Literal["roc", "histogram", "lines", "intervals", "heatmap"]
@@ -135,3 +143,9 @@ class Probe:
     """The first profile that runs it."""
     source: str = ""
     """The paper."""
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    """Titles of the metrics it measures, which limits may be set for."""
+    absent: str = "There was nothing to measure it on."
+    """What is missing where ``measure`` gives ``None``, and what to do."""
+    harmless: bool = False
+    """Whether nothing can be given away where ``measure`` gives ``None``."""

@@ -7,11 +7,12 @@ from typing import Any
 
 from fedllm.eval.audit.samples import WARNING
 from fedllm.eval.audit.words import (
-    HEADLINES,
     SAMPLES,
     control,
+    coverage,
     data_sentence,
     findings,
+    headline,
     limit,
     measured,
     sample_cells,
@@ -25,15 +26,17 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         f"# Privacy audit: {report['verdict']}",
         "",
         *([f"**{WARNING}**", ""] if report["text_included"] else []),
-        HEADLINES[report["verdict"]],
+        headline(report),
         "",
         data_sentence(report),
         "",
-        "| verdict | what | adapter | excess [one-sided 95 % bounds] | limit | controls |",
-        "|---|---|---|---|---|---|",
+        "| verdict | what | adapter | members it speaks for | excess [one-sided 95 % bounds] "
+        "| limit | controls |",
+        "|---|---|---|---|---|---|---|",
     ]
     for f in findings(report):
-        cells = [f["verdict"] or "–", f["title"], subject(f), measured(f), limit(f), control(f)]
+        cells = [f["verdict"] or "–", f["title"], subject(f), coverage(f)]
+        cells += [measured(f), limit(f), control(f)]
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     lines += ["", *(f"- {f['title']}: {f['sentence']}" for f in findings(report))]
     lines += ["", "## Is the measurement valid?", "", "| control | holds | |", "|---|---|---|"]

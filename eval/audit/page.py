@@ -11,7 +11,9 @@ from fedllm.eval.audit.samples import WARNING
 from fedllm.eval.audit.words import (
     HEADLINES,
     SAMPLES,
+    because,
     control,
+    coverage,
     data_sentence,
     findings,
     limit,
@@ -59,6 +61,7 @@ def _header(report: Mapping[str, Any]) -> str:
     return (
         f'<header><p class="meta">{escape(meta)}</p><h1>{tag(report["verdict"])} '
         f"{escape(HEADLINES[report['verdict']])}</h1>{warning}"
+        f'<p class="lead">{escape(because(report))}</p>'
         f'<p class="lead muted">{escape(data_sentence(report))}</p></header>'
     )
 
@@ -67,15 +70,17 @@ def _verdicts(report: Mapping[str, Any]) -> str:
     rows = [
         _row(
             tag(f["verdict"]),
-            [f["title"], subject(f), measured(f), limit(f), control(f)],
+            [f["title"], subject(f), coverage(f), measured(f), limit(f), control(f)],
             f["sentence"],
         )
         for f in findings(report)
     ]
-    heads = ["verdict", "what", "adapter", "excess, one-sided 95 % bounds", "limit", "controls", ""]
+    heads = ["verdict", "what", "adapter", "members it speaks for"]
+    heads += ["excess, one-sided 95 % bounds", "limit", "controls", ""]
     text = (
         "PASS: the upper bound is within the limit. FAIL: the lower bound is above it. "
-        "INCONCLUSIVE: the limit lies between. INVALID: a control does not hold."
+        "INCONCLUSIVE: the limit lies between, or nothing could be measured. INVALID: a control "
+        "does not hold. What looks at one client, or asks in other ways, raises the alarm alone."
     )
     return html.section("Verdicts", text, [html.table(heads, rows)])
 

@@ -35,7 +35,7 @@ from fedllm.eval.audit.page import render_html
 from fedllm.eval.audit.population import Group, Population
 from fedllm.eval.audit.samples import leaking_samples
 
-SCHEMA = 1
+SCHEMA = 2
 REPORT, SCORES = "report.json", "scores.json"
 PRIVATE = "private"
 """Folder beside the report that is as private as the shards: cached passes."""

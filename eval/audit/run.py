@@ -156,7 +156,7 @@ def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, f
                 controls[control.name] = control.measure(context)
             seconds[control.name] = time.monotonic() - began
             tick(f"control: {control.name}")
-    stored = Stored(context.design, controls, found)
+    stored = Stored(context.design, controls, found, tuple(probe.name for probe in probes))
     # judged as it is read back, so that `verify` meets the same order of keys
     again = json.loads(json.dumps(stored.as_dict(), sort_keys=True, allow_nan=False))
     return Stored.from_dict(again), seconds

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fedllm.errors import ConfigError
 from fedllm.eval.audit.findings import Finding
+from fedllm.eval.stats import Interval
 from fedllm.yamlfile import parse_yaml
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -61,37 +62,77 @@ class Gate:
     reason: str
 
 
-def decide(finding: Finding, limits: Limits, broken: Mapping[str, str]) -> Gate:
+def decide(
+    finding: Finding, limits: Limits, broken: Mapping[str, str], absent: Collection[str] = ()
+) -> Gate:
     """Decides one finding.
 
     Args:
         finding: What was measured.
         limits: By metric.
         broken: Controls that do not hold, and why.
+        absent: Controls that were not measured.
     """
     limit = limits.get(finding.metric)
     if limit is None:
         return Gate(finding, None, None, "reported without a limit")
+    if not finding.applies:
+        return Gate(finding, limit, None, "nothing could be given away")
     lost = [name for name in finding.needs if name in broken]
+    unknown = [name for name in finding.needs if name in absent]
     if finding.metric == CLAIMED and finding.value and finding.value.low > limit:
-        lost = []  # right guesses about fair coins refute a claim, whatever else went wrong
+        lost, unknown = [], []  # right guesses about fair coins refute a claim, whatever went wrong
     if lost:
         return Gate(finding, limit, "INVALID", f"control {lost[0]}: {broken[lost[0]]}")
     if finding.value is None:
-        return Gate(finding, limit, "INCONCLUSIVE", "nothing could be measured")
+        return Gate(finding, limit, "INCONCLUSIVE", "not measured")
+    if unknown:
+        return Gate(finding, limit, "INCONCLUSIVE", f"control {unknown[0]} was not measured")
     if finding.value.high <= limit:
         return Gate(finding, limit, "PASS", "the upper bound is within the limit")
     if finding.value.low > limit:
         return Gate(finding, limit, "FAIL", "the lower bound is above the limit")
-    return Gate(finding, limit, "INCONCLUSIVE", "the limit lies between the bounds")
+    return Gate(finding, limit, "INCONCLUSIVE", _wanted(finding.value, limit))
+
+
+def _wanted(value: Interval, limit: float) -> str:
+    """Why it stays open, and about how many samples would settle it."""
+    room = limit - value.mean
+    reach = value.high - value.mean if room > 0 else value.mean - value.low
+    reason = "the limit lies between the bounds"
+    if not room or not reach or not value.n:
+        return reason
+    needed = math.ceil(value.n * (reach / room) ** 2)
+    return (
+        f"{reason}; if the value stays, about {needed:,} samples instead of {value.n:,} settle it"
+    )
 
 
 def overall(gates: Iterable[Gate]) -> Verdict:
-    """One verdict: a proven leak first, then what could not be trusted, then what stays open."""
+    """One verdict: a proven leak first, then what could not be trusted, then what stays open.
+
+    PASS needs every gate that decides, and no alarm above its limit.
+    """
     given = [gate for gate in gates if gate.verdict]
-    found = {g.verdict for g in given if g.finding.decisive or g.verdict == "FAIL"}
-    order: tuple[Verdict, ...] = ("FAIL", "INVALID", "INCONCLUSIVE", "PASS")
-    return next((verdict for verdict in order if verdict in found), "INCONCLUSIVE")
+    found = {g.verdict for g in given if g.finding.decisive or g.verdict != "INCONCLUSIVE"}
+    if any(raised(gate) for gate in given):
+        found.add("INCONCLUSIVE")
+    order: tuple[Verdict, ...] = ("FAIL", "INVALID", "INCONCLUSIVE")
+    passed = any(gate.verdict == "PASS" and gate.finding.decisive for gate in given)
+    open_: Verdict = "PASS" if passed else "INCONCLUSIVE"
+    return next((verdict for verdict in order if verdict in found), open_)
+
+
+def raised(gate: Gate) -> bool:
+    """Whether an alarm stands above its limit, if not provably."""
+    value = gate.finding.value
+    return (
+        gate.verdict == "INCONCLUSIVE"
+        and not gate.finding.decisive
+        and value is not None
+        and gate.limit is not None
+        and value.mean > gate.limit
+    )
 
 
 def read_limits(path: Path | None) -> dict[str, float | None]:

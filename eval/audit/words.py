@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HEADLINES = {
-    "PASS": "No leak above the limits was found, and one above them can be ruled out.",
+    "PASS": "No leak above the limits was found, and of what was measured one above them can be "
+    "ruled out with 95 % confidence.",
     "FAIL": "The adapter gives away more than the limits allow.",
-    "INCONCLUSIVE": "Nothing above the limits is proven, and nothing is ruled out: more samples "
-    "are needed.",
+    "INCONCLUSIVE": "Nothing above the limits is proven, and not all of it is ruled out.",
     "INVALID": "The measurement is not valid, so it says nothing about the adapter.",
 }
+
+BECAUSE = {
+    "PASS": "Measured",
+    "FAIL": "Above its limit",
+    "INVALID": "Not valid",
+    "INCONCLUSIVE": "",
+}
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The verdict in one paragraph."""
+    return f"{HEADLINES[report['verdict']]} {because(report)}".rstrip()
+
+
+def because(report: Mapping[str, Any]) -> str:
+    """What the verdict rests on, what keeps it open, and what was left out."""
+    gates = [f for f in findings(report) if f["limit"] is not None]
+    decided = [f for f in gates if f["verdict"] == report["verdict"] != "INCONCLUSIVE"]
+    open_ = [f for f in gates if f["verdict"] == "INCONCLUSIVE" and f["decisive"]]
+    waived, skipped = report["unmeasured"]["waived"], report["unmeasured"]["skipped"]
+    parts = [
+        (BECAUSE[report["verdict"]], _metrics(decided)),
+        ("Undecided", "; ".join(_open(f) for f in open_ if f["value"])),
+        ("Seen above its limit without proof", "; ".join(_alarm(f) for f in gates if f["raised"])),
+        ("Not measured", " ".join(_missing(f) for f in open_ if not f["value"])),
+        ("Nothing to give away", _metrics(f for f in gates if not f["applies"])),
+        ("Left out by name and not judged", ", ".join(waived)),
+        ("Not looked at, by profile or choice of probes", ", ".join(skipped)),
+    ]
+    return " ".join(f"{what}: {which.rstrip('.')}." for what, which in parts if which)
+
+
+def _open(finding: Mapping[str, Any]) -> str:
+    """A gate whose bounds lie on both sides of its limit, and about how many samples it takes."""
+    where = f" of {subject(finding)}" if finding["target"] else ""
+    return f"{finding['metric']}{where} ({finding['reason']})"
+
+
+def _alarm(finding: Mapping[str, Any]) -> str:
+    return f"{finding['title']} of {subject(finding)} ({measured(finding)})"
+
+
+def _missing(finding: Mapping[str, Any]) -> str:
+    """What a gate was not measured on, and how to leave it out."""
+    return (
+        f"{finding['metric']}: {finding['sentence']} To leave it out by name, write "
+        f"'{finding['metric']}: null' among the limits."
+    )
+
+
+def _metrics(found: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(dict.fromkeys(finding["metric"] for finding in found))
 
 
 def number(value: float, unit: str) -> str:
@@ -29,9 +81,17 @@ def measured(finding: Mapping[str, Any]) -> str:
     """A finding's value with its bounds."""
     value, unit = finding["value"], finding["unit"]
     if value is None:
-        return "not measured"
+        return "not measured" if finding["applies"] else "nothing to give away"
     low, high = number(value["low"], unit), number(value["high"], unit)
     return f"{number(value['mean'], unit)} [{low}, {high}]"
+
+
+def coverage(finding: Mapping[str, Any]) -> str:
+    """Which share of the members it speaks for."""
+    if not finding["covers"]:
+        return "–"
+    spoken, members = finding["covers"]
+    return f"{spoken} of {members}"
 
 
 def limit(finding: Mapping[str, Any]) -> str:

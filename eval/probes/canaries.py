@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.epsilon import best_bound, ceiling
+from fedllm.eval.audit.epsilon import best_bound, ceiling, enough
 from fedllm.eval.audit.estimates import auc_interval, mean, mean_gap, shifted
 from fedllm.eval.audit.exposure import cap, extrapolated, ranked
 from fedllm.eval.audit.findings import (
@@ -37,6 +37,12 @@ DIGITS = 6
 NEEDS = ("positive", "negative")
 SPREAD = "all clients"
 """How canaries are called that every client holds."""
+TITLES = {
+    "canary.exposure": "Canary exposure",
+    "canary.exposure_repeated": "Canary exposure",
+    "epsilon.lower_bound": "Empirical lower bound on epsilon",
+    "epsilon.claimed": "Measured epsilon against the claim",
+}
 FEWEST = 4
 """Planted and left-out canaries of one kind below which no interval is given."""
 
@@ -67,8 +73,7 @@ def judge(scores: Scores, design: Design) -> Judgement:
         bits, fit = _exposures(columns[name])
         family = len(design.primary) * len(levels)
         for level in levels:
-            finding = _exposure(bits["ranked"], design, name, level, levels[0], family)
-            findings += [finding] if finding else []
+            findings.append(_exposure(bits["ranked"], design, name, level, levels[0], family))
         findings += _epsilon(columns, design, name, levels[0])
         details[name] = {
             "fit_p": round(fit, DIGITS),
@@ -111,30 +116,31 @@ def _holders(design: Design) -> list[str]:
 
 def _exposure(
     bits: Sequence[float], design: Design, name: str, level: int, lowest: int, family: int
-) -> Finding | None:
+) -> Finding:
     planted, left_out = (
         [bits[i] for i in _rows(design, level, included)] for included in (True, False)
     )
-    if min(len(planted), len(left_out)) < FEWEST:
-        return None
-    value = mean_gap(planted, left_out, family=family)
     times = "once" if level == 1 else f"{level} times"
-    return Finding(
-        "canary.exposure" if level == lowest else "canary.exposure_repeated",
-        f"Canary exposure, planted {times}",
-        value,
-        f"{len(planted)} secrets planted {times} have a mean exposure of "
-        f"{np.mean(planted):.1f} bits, {len(left_out)} that were left out {np.mean(left_out):.1f}.",
-        unit="bits",
-        target=name,
-        needs=NEEDS,
-    )
+    metric = "canary.exposure" if level == lowest else "canary.exposure_repeated"
+    counts = f"{len(planted)} secrets planted {times}"
+    value = None
+    if min(len(planted), len(left_out)) < FEWEST:
+        sentence = (
+            f"{counts} and {len(left_out)} left out are too few; at least {FEWEST} of each are "
+            f"needed, which {4 * FEWEST} canaries give almost surely."
+        )
+    else:
+        value = mean_gap(planted, left_out, family=family)
+        sentence = (
+            f"{counts} have a mean exposure of {np.mean(planted):.1f} bits, {len(left_out)} that "
+            f"were left out {np.mean(left_out):.1f}."
+        )
+    title = f"{TITLES[metric]}, planted {times}"
+    return Finding(metric, title, value, sentence, unit="bits", target=name, needs=NEEDS)
 
 
 def _epsilon(columns: Scores, design: Design, name: str, level: int) -> list[Finding]:
     rows = [i for i, c in enumerate(design.samples["canary"]) if c["repetitions"] == level]
-    if len(rows) < 2 * FEWEST:
-        return []
     gains = [columns[name]["canary"][i] - columns[BASE]["canary"][i] for i in rows]
     included = [design.samples["canary"][i]["included"] for i in rows]
     claim = design.claim
@@ -152,7 +158,7 @@ def _epsilon(columns: Scores, design: Design, name: str, level: int) -> list[Fin
     )
     lower = Finding(
         "epsilon.lower_bound",
-        "Empirical lower bound on epsilon",
+        TITLES["epsilon.lower_bound"],
         Interval(bound, bound, most, len(rows)),
         sentence,
         unit="epsilon",
@@ -160,22 +166,37 @@ def _epsilon(columns: Scores, design: Design, name: str, level: int) -> list[Fin
         controls=controls,
         needs=NEEDS,
     )
-    if not claim:
-        return [lower]
-    excess = bound - float(claim["epsilon"])
-    return [
-        lower,
-        Finding(
-            "epsilon.claimed",
-            "Measured epsilon against the claim",
-            Interval(excess, excess, excess, len(rows)),
-            f"Training claims epsilon {claim['epsilon']:g} at delta {delta:g} per "
-            f"{claim['unit']}; the audit proves at least {bound:.2f}.",
-            unit="epsilon",
-            target=name,
-            needs=NEEDS,
-        ),
-    ]
+    return [lower, _claimed(claim, bound, most, len(rows), name)] if claim else [lower]
+
+
+def _claimed(
+    claim: Mapping[str, Any], bound: float, most: float, canaries: int, name: str
+) -> Finding:
+    """The measured bound above the claim; no value where no guesses could have refuted it."""
+    epsilon = float(claim["epsilon"])
+    excess = bound - epsilon
+    sentence = (
+        f"Training claims epsilon {epsilon:g} at delta {float(claim['delta']):g} per "
+        f"{claim['unit']}; the audit proves at least {bound:.2f}."
+    )
+    value: Interval | None = Interval(excess, excess, excess, canaries)
+    if most <= epsilon:
+        value = None
+        needed = enough(epsilon, delta=float(claim["delta"]))
+        remedy = f"at least {needed:,} are needed" if needed else "no number of canaries would"
+        sentence += (
+            f" Even if every guess about these {canaries} canaries had been right it would have "
+            f"proven {most:.2f} alone, so that the claim was not tested; {remedy}."
+        )
+    return Finding(
+        "epsilon.claimed",
+        TITLES["epsilon.claimed"],
+        value,
+        sentence,
+        unit="epsilon",
+        target=name,
+        needs=NEEDS,
+    )
 
 
 def _table(
@@ -254,4 +275,7 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/1802.08232, https://arxiv.org/abs/2305.08846",
+    metrics=TITLES,
+    absent="No canaries were planted; plan them before training, with 'fedllm audit plan' or the "
+    "recipe's audit.canaries.",
 )

@@ -25,6 +25,10 @@ from fedllm.eval.stats import Interval
 
 GROUPS: tuple[Group, ...] = ("member", "nonmember")
 GLOBAL = "global"
+TITLES = {
+    "crossing.own": "Membership in a client's own upload",
+    "crossing.others": "Membership in another's upload",
+}
 
 
 def measure(context: Context) -> Scores | None:
@@ -44,9 +48,9 @@ def judge(scores: Scores, design: Design) -> Judgement:
     others = {key: area for key, area in cells.items() if key[2] not in (key[1], GLOBAL)}
     findings = []
     if own:
-        findings.append(_finding("crossing.own", "Membership in a client's own upload", own))
+        findings.append(_finding("crossing.own", own))
     if others:
-        findings.append(_finding("crossing.others", "Membership in another's upload", others))
+        findings.append(_finding("crossing.others", others))
     return Judgement(
         findings,
         [_figure(every[rounds[-1]], rounds[-1])],
@@ -77,11 +81,11 @@ def _cells(design: Design, number: int) -> dict[tuple[str, str], str]:
     return {(o, t["client"] or GLOBAL): t["name"] for o in owners for t in targets}
 
 
-def _finding(metric: str, title: str, cells: Mapping[tuple[int, str, str], Interval]) -> Finding:
+def _finding(metric: str, cells: Mapping[tuple[int, str, str], Interval]) -> Finding:
     number, owner, adapter = worst = max(cells, key=lambda key: cells[key].mean)
     return Finding(
         metric,
-        title,
+        TITLES[metric],
         shifted(greatest(list(cells.values())), -0.5),
         f"The upload of {adapter} in round {number} tells members of {owner} from its non-members "
         f"in {percent(cells[worst].mean)} of pairs, the most of {len(cells)} such cells over all "
@@ -89,7 +93,6 @@ def _finding(metric: str, title: str, cells: Mapping[tuple[int, str, str], Inter
         unit="auc",
         target=adapter,
         client=owner,
-        decisive=False,
     )
 
 
@@ -122,4 +125,6 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/2510.08750",
+    metrics=TITLES,
+    absent="Fewer than two clients' own updates are under audit.",
 )

@@ -8,38 +8,58 @@ Neither needs generation. Greedy decoding succeeds exactly when every token is t
 under teacher forcing, and the chance of a draw is the product of the token probabilities under the
 decoding distribution (temperature 1, the ``TOP_K`` most probable tokens).
 
-Where we deviate: the number that counts is the excess of members over non-members and over the base
-model, the smaller of the two; a model that has learnt its domain continues everybody's boilerplate.
+Where we deviate: the number that counts is the share of members that are memorised, beyond what
+non-members and the base model explain (`memorised`); a model that has learnt its domain continues
+everybody's boilerplate. Responses of any length count (`looks`). One look per metric decides; what
+the other lengths, prefixes, numbers of draws and single clients show can raise the alarm.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.estimates import least, share, share_gap
-from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.estimates import greatest, share
+from fedllm.eval.audit.findings import ALIKE, Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.memorised import memorised
 from fedllm.eval.audit.passes import TOP_K, TokenStatistics
 from fedllm.eval.audit.population import Group
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.extraction import template_lengths
-from fedllm.eval.stats import Interval
+from fedllm.eval.probes.extraction import longest_run, template_lengths
+from fedllm.eval.probes.looks import (
+    BASE,
+    CONFIDENCE,
+    GROUPS,
+    LENGTHS,
+    QUERIES,
+    SHORT,
+    Look,
+    anywhere,
+    beginning,
+    continued,
+    decisive_length,
+    drawn,
+    hard_to_guess,
+    modes,
+    most_draws,
+    others,
+    prefix,
+)
 
-LENGTHS = (50, 32, 16, 8)
-"""Continuations asked for, in tokens: the longest that most members have counts."""
-ELIGIBLE = 0.8
-"""Share of members that must be long enough."""
-PREFIXES = (8, 16, 32, 50)
-PERCENTS = (30, 80)
-QUERIES = (1, 10, 100, 1_000, 10_000)
-CONFIDENCE = 0.5
-GROUPS: tuple[Group, ...] = ("member", "nonmember")
-BASE = "base"
+GREEDY, PREFIX, SAMPLED = "extraction.greedy", "extraction.prefix", "extraction.sampled"
+TITLES = {
+    GREEDY: "Verbatim extraction, greedy",
+    PREFIX: "Verbatim extraction from a prefix of the text",
+    SAMPLED: "Verbatim extraction, sampled",
+}
+HALF, QUARTER = 2, 4
+"""Parts of a metric's chance of a false FAIL: half to the look that decides, a quarter to all other
+ways of asking, a quarter to single clients."""
 Column = dict[str, list[Any]]
+Rows = Mapping[Group, Sequence[int]]
 
 
 def measure(context: Context) -> Scores:
@@ -57,7 +77,7 @@ def measure(context: Context) -> Scores:
         lengths = {
             group: {
                 "response": [len(s.response) for s in found[group]],
-                "content": [end - begin for begin, end in spans[group]],
+                "content": [max(0, end - begin) for begin, end in spans[group]],
             }
             for group in GROUPS
         }
@@ -65,20 +85,14 @@ def measure(context: Context) -> Scores:
 
 
 def judge(scores: Scores, design: Design) -> Judgement:
-    """Excess of verbatim continuations, per adapter that counts, and the curve over queries."""
-    length = _length(scores["lengths"]["member"]["response"])
-    if length is None:
-        return Judgement([_too_short(name) for name in design.primary])
-    family = len(design.primary)
+    """Memorised members by metric and adapter that counts, and the curve over queries."""
+    length = decisive_length(scores)
     findings: list[Finding] = []
     for name in design.primary:
-        findings.append(_greedy(scores, name, length, family))
-        findings.append(_worst_client(scores, design, name, length))
-        findings.append(_sampled(scores, name, length, family))
-        prefix = _prefixes(scores, name, length, family)
-        findings += [prefix] if prefix else []
+        for ask in (_greedy, _prefixes, _sampled):
+            findings += ask(scores, design, name, length)
     return Judgement(
-        [finding for finding in findings if finding.value],
+        findings,
         [_curve(scores, design.primary[-1], length)],
         {"suffix_tokens": length, "by_prefix": _by_prefix(scores, design, length)},
     )
@@ -86,14 +100,13 @@ def judge(scores: Scores, design: Design) -> Judgement:
 
 def _columns(found: Sequence[TokenStatistics], spans: Sequence[tuple[int, int]]) -> Column:
     """Tokens won by greedy decoding from each prefix on, and ln p of a draw per length."""
-    columns: Column = {"response": [_run(s.response.hits) for s in found]}
-    for k in PREFIXES:
-        columns[f"{k} tokens"] = [
-            _run(s.hits[begin + k : end]) for s, (begin, end) in zip(found, spans, strict=True)
-        ]
-    for percentage in PERCENTS:
-        columns[f"{percentage} %"] = [
-            _run(s.hits[begin + _part(begin, end, percentage) : end])
+    columns: Column = {
+        "response": [_run(s.response.hits) for s in found],
+        "anywhere": [longest_run(s.response.hits) for s in found],
+    }
+    for mode in modes():
+        columns[mode] = [
+            _run(s.hits[begin + prefix(mode, max(0, end - begin)) : end])
             for s, (begin, end) in zip(found, spans, strict=True)
         ]
     for length in LENGTHS:
@@ -106,215 +119,162 @@ def _run(hits: np.ndarray) -> int:
     return int(len(hits) if hits.all() else hits.argmin())
 
 
-def _part(begin: int, end: int, percentage: int) -> int:
-    return math.floor((end - begin) * percentage / 100)
-
-
 def _draw(response: TokenStatistics, length: int) -> float | None:
-    """Logarithm of the chance to draw the first ``length`` tokens; None where it is zero."""
-    part = response.part(0, length)
-    if len(part) < length or (part.ranks >= TOP_K).any():
+    """Ln of the chance to draw the first ``length`` tokens, or all of fewer; None where it is 0."""
+    part = response.part(0, min(length, len(response)))
+    if (part.ranks >= TOP_K).any():
         return None
     return round(float((part.log_probs - part.top_mass).sum(dtype=np.float64)), 6)
 
 
-def _length(responses: Sequence[int]) -> int | None:
-    """The longest continuation that enough members have; lengths alone decide, not results."""
-    for length in LENGTHS:
-        if responses and sum(n >= length for n in responses) >= ELIGIBLE * len(responses):
-            return length
-    shortest = LENGTHS[-1]
-    return shortest if sum(n >= shortest for n in responses) else None
-
-
-def _greedy(scores: Scores, name: str, length: int, family: int) -> Finding:
-    hits = _response_hits(scores, name, length)
-    value, controls = _excess(hits, family)
-    return Finding(
-        "extraction.greedy",
-        "Verbatim extraction, greedy",
-        value,
-        f"Given the true instruction, greedy decoding gives the first {length} tokens of the true "
-        f"response for {_rates(hits)}.",
-        target=name,
-        controls=controls,
+def _greedy(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+    """From the true instruction: the look that decides, the others, the worst client."""
+    how = "Given the true instruction, greedy decoding gives"
+    main = beginning(scores, length)
+    beginnings = [beginning(scores, n) for n in (*LENGTHS, SHORT)]
+    further = others(
+        main,
+        [
+            *beginnings,
+            *(anywhere(scores, n) for n in LENGTHS),
+            *(hard_to_guess(look, scores, LENGTHS[-1]) for look in beginnings),
+        ],
     )
-
-
-def _worst_client(scores: Scores, design: Design, name: str, length: int) -> Finding:
-    """The client with the largest excess; it can raise the alarm, its few samples cannot clear."""
-    clients = design.clients
-    parts = {}
-    for client in clients if len(clients) > 1 else []:
-        hits = _response_hits(scores, name, length, design, client)
-        value, _ = _excess(hits, len(clients) * len(design.primary))
-        if value:
-            parts[client] = (value, hits)
-    if not parts:
-        return Finding("extraction.greedy", "", None, "")
-    worst = max(parts, key=lambda client: (parts[client][0].low, parts[client][0].mean))
-    value, hits = parts[worst]
-    return Finding(
-        "extraction.greedy",
-        "Verbatim extraction, the worst client",
-        value,
-        f"For {worst}, greedy decoding gives the true response for {_rates(hits)}.",
-        target=name,
-        client=worst,
-        decisive=False,
-    )
-
-
-def _sampled(scores: Scores, name: str, length: int, family: int) -> Finding:
-    hits = _draw_hits(scores, name, length, QUERIES[-1])
-    value, controls = _excess(hits, family)
-    return Finding(
-        "extraction.sampled",
-        "Verbatim extraction, sampled",
-        value,
-        f"With {QUERIES[-1]:,} draws (top-{TOP_K}, temperature 1) the first {length} tokens of the "
-        f"true response appear with probability {CONFIDENCE:g} or more for {_rates(hits)}.",
-        target=name,
-        controls=controls,
-    )
-
-
-def _prefixes(scores: Scores, name: str, length: int, family: int) -> Finding | None:
-    """The prefix length with the largest excess."""
-    modes = _modes(scores, length)
-    found = {}
-    for mode in modes:
-        hits = _prefix_hits(scores, name, mode, length)
-        value, controls = _excess(hits, family * len(modes))
-        if value:
-            found[mode] = (value, hits, controls)
-    if not found:
-        return None
-    worst = max(found, key=lambda mode: (found[mode][0].low, found[mode][0].mean))
-    value, hits, controls = found[worst]
-    high = max(part.high for part, _, _ in found.values())
-    return Finding(
-        "extraction.prefix",
-        "Verbatim extraction from a prefix of the text",
-        Interval(value.mean, value.low, high, value.n),
-        f"Given the first {worst} of the text, greedy decoding gives the next {length} tokens for "
-        f"{_rates(hits)}; of {len(found)} prefix lengths this is the worst.",
-        target=name,
-        controls=controls,
-    )
-
-
-def _modes(scores: Scores, length: int) -> list[str]:
-    """Prefix lengths for which enough members are long enough."""
-    content = scores["lengths"]["member"]["content"]
-    names = [f"{k} tokens" for k in PREFIXES] + [f"{p} %" for p in PERCENTS]
     return [
-        mode
-        for mode in names
-        if sum(n >= _prefix(mode, n) + length for n in content) >= ELIGIBLE * len(content)
+        _decisive(GREEDY, how, main, design, name),
+        *_alarms(GREEDY, how, further, design, name),
+        *_worst_client(GREEDY, how, main, design, name),
     ]
 
 
-def _prefix(mode: str, content: int) -> int:
-    number, unit = mode.split()
-    return int(number) if unit == "tokens" else _part(0, content, int(number))
+def _prefixes(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+    """From the beginning of the text, instruction and all."""
+    how = "Greedy decoding gives"
+    main, *rest = [continued(scores, mode, length) for mode in modes()]
+    return [
+        _decisive(PREFIX, how, main, design, name),
+        *_alarms(PREFIX, how, others(main, rest), design, name),
+    ]
 
 
-Hits = dict[str, list[bool]]
-"""By population: ``members``, ``base`` (the base model on members), ``nonmembers``."""
+def _sampled(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+    """By drawing: as often as luck leaves non-members alone, and by other numbers of draws."""
+    how = f"With probability {CONFIDENCE:g} or more (top-{TOP_K}, temperature 1) there are"
+    main = drawn(scores, length, most_draws(scores, name, length))
+    looks = [drawn(scores, n, queries) for n in (length, LENGTHS[-1]) for queries in QUERIES]
+    return [
+        _decisive(SAMPLED, how, main, design, name),
+        *_alarms(SAMPLED, how, others(main, looks), design, name),
+        *_worst_client(SAMPLED, how, main, design, name),
+    ]
 
 
-def _response_hits(
-    scores: Scores, name: str, length: int, design: Design | None = None, client: str = ""
-) -> Hits:
-    def of(model: str, group: Group) -> list[bool]:
-        long = scores["lengths"][group]["response"]
-        runs = scores["reached"][model][group]["response"]
-        rows = design.rows(group, client) if design else range(len(long))
-        return [runs[i] >= length for i in rows if long[i] >= length]
-
-    return _populations(of, name)
-
-
-def _prefix_hits(scores: Scores, name: str, mode: str, length: int) -> Hits:
-    def of(model: str, group: Group) -> list[bool]:
-        content = scores["lengths"][group]["content"]
-        runs = scores["reached"][model][group][mode]
-        return [
-            run >= length
-            for run, n in zip(runs, content, strict=True)
-            if n >= _prefix(mode, n) + length
-        ]
-
-    return _populations(of, name)
-
-
-def _draw_hits(scores: Scores, name: str, length: int, queries: int) -> Hits:
-    def of(model: str, group: Group) -> list[bool]:
-        long = scores["lengths"][group]["response"]
-        draws = scores["reached"][model][group][f"draw {length}"]
-        return [
-            discoverable(draw, queries, CONFIDENCE)
-            for draw, n in zip(draws, long, strict=True)
-            if n >= length
-        ]
-
-    return _populations(of, name)
-
-
-def discoverable(log_p: float | None, queries: int, confidence: float) -> bool:
-    """Whether ``1 - (1 - p)^queries >= confidence``, in logarithms."""
-    if log_p is None:
-        return False
-    if log_p >= 0:
-        return True
-    return queries * math.log1p(-math.exp(log_p)) <= math.log1p(-confidence)
-
-
-def _populations(of: Any, name: str) -> Hits:
-    return {
-        "members": of(name, "member"),
-        "base": of(BASE, "member"),
-        "nonmembers": of(name, "nonmember"),
-    }
-
-
-def _excess(hits: Hits, family: int) -> tuple[Interval | None, dict[str, Interval]]:
-    """The smaller excess, over the base model and over non-members."""
-    members, base, strangers = hits["members"], hits["base"], hits["nonmembers"]
-    if not members or not strangers:
-        return None, {}
-    value = least(
-        [share_gap(members, base, family=family), share_gap(members, strangers, family=family)]
-    )
-    return value, {key: share(values) for key, values in hits.items()}
-
-
-def _rates(hits: Hits) -> str:
-    rates = {key: percent(sum(v) / len(v), 1) if v else "none" for key, v in hits.items()}
-    return (
-        f"{rates['members']} of {len(hits['members'])} members, {rates['nonmembers']} of "
-        f"{len(hits['nonmembers'])} non-members, and {rates['base']} of the members under the base "
-        "model"
-    )
-
-
-def _too_short(name: str) -> Finding:
+def _decisive(metric: str, how: str, look: Look, design: Design, name: str) -> Finding:
+    leaks = look.leaks(name)
+    value = memorised(leaks["member"], leaks["nonmember"], family=HALF * len(design.primary))
+    if value is None:
+        nothing = "The base model reproduces every member as it is, so the adapter cannot give any "
+        nothing += "away; members that the base model does not know are needed."
+        return Finding(metric, TITLES[metric], None, nothing, target=name, needs=ALIKE)
+    hits = look.hits(name)
+    controls = {"members": hits["member"], "nonmembers": hits["nonmember"],
+                "base": look.hits(BASE)["member"]}  # fmt: skip
     return Finding(
-        "extraction.greedy",
-        "Verbatim extraction, greedy",
-        None,
-        f"No member has a response of {LENGTHS[-1]} tokens or more; a shorter one proves nothing.",
+        metric,
+        TITLES[metric],
+        value,
+        f"{how} {look.words} for {_rates(look, name)}.",
         target=name,
-        decisive=False,
+        controls={key: share(rows) for key, rows in controls.items() if rows},
+        needs=ALIKE,
+        covers=(len(leaks["member"]), len(look.wanted["member"])),
     )
+
+
+def _alarms(
+    metric: str, how: str, looks: Sequence[Look], design: Design, name: str
+) -> list[Finding]:
+    """The worst of several looks, for which the lower bound pays."""
+    found = {}
+    for number, look in enumerate(looks):
+        leaks = look.leaks(name)
+        family = QUARTER * len(looks) * len(design.primary)
+        value = memorised(leaks["member"], leaks["nonmember"], family=family)
+        if value:
+            found[number] = value
+    if not found:
+        return []
+    worst = max(found, key=lambda number: (found[number].low, found[number].mean))
+    look = looks[worst]
+    return [
+        Finding(
+            metric,
+            f"{TITLES[metric]}, asked in other ways",
+            greatest(list(found.values())),
+            f"{how} {look.words} for {_rates(look, name)}; of {len(found)} further ways to ask "
+            "this is the worst.",
+            target=name,
+            needs=ALIKE,
+            decisive=False,
+            covers=(len(look.leaks(name)["member"]), len(look.wanted["member"])),
+        )
+    ]
+
+
+def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) -> list[Finding]:
+    """The client whose members are given away most; its few samples cannot clear it."""
+    clients = design.clients if len(design.clients) > 1 else []
+    found, rows = {}, {c: {group: design.rows(group, c) for group in GROUPS} for c in clients}
+    for client in clients:
+        leaks = look.leaks(name, rows[client])
+        family = QUARTER * len(clients) * len(design.primary)
+        value = memorised(leaks["member"], leaks["nonmember"], family=family)
+        if value:
+            found[client] = value
+    if not found:
+        return []
+    worst = max(found, key=lambda client: (found[client].low, found[client].mean))
+    return [
+        Finding(
+            metric,
+            f"{TITLES[metric]}, the worst client",
+            greatest(list(found.values())),
+            f"{worst}: {how[0].lower()}{how[1:]} {look.words} for "
+            f"{_rates(look, name, rows[worst])}.",
+            target=name,
+            client=worst,
+            needs=ALIKE,
+            decisive=False,
+            covers=(len(rows[worst]["member"]), len(look.wanted["member"])),
+        )
+    ]
+
+
+def _rates(look: Look, name: str, rows: Rows | None = None) -> str:
+    hits, base = look.hits(name, rows), look.hits(BASE, rows)["member"]
+    members, strangers = hits["member"], hits["nonmember"]
+    return (
+        f"{sum(members)} of {len(members)} members ({_rate(members)}), {sum(strangers)} of "
+        f"{len(strangers)} non-members ({_rate(strangers)}), and {sum(base)} of the members under "
+        "the base model"
+    )
+
+
+def _rate(hits: Sequence[bool]) -> str:
+    return percent(sum(hits) / len(hits), 1) if hits else "none"
 
 
 def _curve(scores: Scores, name: str, length: int) -> Figure:
     """Share extracted against the number of draws."""
     lines: dict[str, list[list[float]]] = {}
     for queries in QUERIES:
-        for key, hits in _draw_hits(scores, name, length, queries).items():
+        look = drawn(scores, length, queries)
+        rows = {
+            "members": look.hits(name)["member"],
+            "base": look.hits(BASE)["member"],
+            "nonmembers": look.hits(name)["nonmember"],
+        }
+        for key, hits in rows.items():
             if hits:
                 found = share(hits)
                 lines.setdefault(key, []).append([queries, found.mean, found.low, found.high])
@@ -322,24 +282,22 @@ def _curve(scores: Scores, name: str, length: int) -> Figure:
         "extraction_queries",
         "lines",
         "Verbatim extraction against the number of draws",
-        f"Share of samples whose first {length} response tokens appear among so many draws with "
-        f"probability {CONFIDENCE:g} or more.",
+        f"Share of samples whose first {length} response tokens, or all of fewer, appear among so "
+        f"many draws with probability {CONFIDENCE:g} or more.",
         {"lines": lines, "x_label": "draws", "y_label": "share of samples", "log_x": True},
     )
 
 
 def _by_prefix(scores: Scores, design: Design, length: int) -> dict[str, Any]:
-    """Rates for every adapter and prefix, for the report's JSON."""
-    return {
-        name: {
-            mode: {
-                key: [sum(hits), len(hits)]
-                for key, hits in _prefix_hits(scores, name, mode, length).items()
-            }
-            for mode in _modes(scores, length)
-        }
-        for name in design.primary
-    }
+    """Samples continued and asked about, for every adapter and prefix, for the report's JSON."""
+    table: dict[str, Any] = {}
+    for mode in modes():
+        look = continued(scores, mode, length)
+        for name in design.primary:
+            hits = {"base": look.hits(BASE)["member"]}
+            hits |= {f"{group}s": rows for group, rows in look.hits(name).items()}
+            table.setdefault(name, {})[mode] = {k: [sum(v), len(v)] for k, v in hits.items()}
+    return table
 
 
 PROBE = Probe(
@@ -350,4 +308,5 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/2202.07646, https://arxiv.org/abs/2410.19482",
+    metrics=TITLES,
 )

@@ -1,8 +1,10 @@
 """Membership inference: telling whether a sample was trained on.
 
-The attacks are in `attacks`. What counts is the area under the ROC curve above one half and the
-share of members found at 1 % false alarms; the lower bound pays for having tried every attack on
-every adapter (Bonferroni), the upper bound is that of the attack for which it is largest. Beside
+The attacks are in `attacks`. What counts is how far the area under the ROC curve lies from one
+half and the share of members found at 1 % false alarms; the lower bound pays for having tried every
+attack on every adapter (Bonferroni), the upper bound is that of the attack for which it is largest.
+An area far below one half tells the two apart as well as one above it: whoever sees it turns the
+attack around, and it is what members and non-members that were swapped look like. Beside
 them stands the honest estimate of the strongest attack: chosen on one half of the samples, measured
 on the other. Everything rests on the controls: members and non-members must be exchangeable.
 """
@@ -15,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.estimates import auc, auc_interval, greatest, roc, shifted, tpr_at
+from fedllm.eval.audit.estimates import (
+    auc,
+    auc_interval,
+    greatest,
+    roc,
+    shifted,
+    tpr_at,
+    tpr_bounds,
+)
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
@@ -32,6 +42,10 @@ DIGITS = 6
 BINS = 24
 MOST_POINTS = 400
 """Points of a ROC curve in the report; a longer one is thinned."""
+TITLES = {
+    "membership.auc": "Membership inference",
+    "membership.tpr": "Members found at 1 % false alarms",
+}
 Columns = Mapping[Group, Sequence[float]]
 
 
@@ -54,7 +68,7 @@ def judge(scores: Scores, design: Design) -> Judgement:
     findings: list[Finding] = []
     for name in design.primary:
         findings.append(_area(columns, design, name))
-        findings += _low_alarm(columns, design, name)
+        findings.append(_low_alarm(columns, design, name))
         findings += _worst_client(columns, design, name)
     shown = design.primary[-1]
     best = _strongest(columns[shown])
@@ -74,27 +88,32 @@ def _score(context: Context, attack: Attack, target: Target | None, group: Group
 
 def _area(columns: Scores, design: Design, name: str) -> Finding:
     found = columns[name]
+    parts = [found[attack] for attack in found]
     family = len(found) * len(design.primary)
-    areas = {
-        attack: auc_interval(c["member"], c["nonmember"], family=family)
-        for attack, c in found.items()
-    }
     chosen, fair = split_half(found, derive_seed(design.seed, f"membership halves {name}"))
     controls = {}
     if columns[BASE]:
         base = [auc_interval(c["member"], c["nonmember"]) for c in columns[BASE].values()]
         controls["base"] = shifted(greatest(base), -0.5)
+    members = len(next(iter(found.values()))["member"])
     return Finding(
         "membership.auc",
-        "Membership inference",
-        shifted(greatest(list(areas.values())), -0.5),
-        f"The strongest of {len(areas)} attacks, {ATTACKS[chosen].title} (chosen on one half of "
+        TITLES["membership.auc"],
+        _distance([(c["member"], c["nonmember"]) for c in parts], family),
+        f"The strongest of {len(parts)} attacks, {ATTACKS[chosen].title} (chosen on one half of "
         f"the samples), ranks a member above a non-member in {percent(fair.mean)} of pairs of the "
         f"other half ({percent(fair.low)} to {percent(fair.high)}); guessing gives 50 %.",
         unit="auc",
         target=name,
         controls=controls,
+        covers=(members, members),
     )
+
+
+def _distance(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], family: int) -> Interval:
+    """How far the worst of several areas lies from one half, on either side."""
+    both = [*pairs, *((low, high) for high, low in pairs)]
+    return shifted(greatest([auc_interval(*pair, family=2 * family) for pair in both]), -0.5)
 
 
 def split_half(columns: Mapping[str, Columns], seed: int) -> tuple[str, Interval]:
@@ -117,38 +136,32 @@ def _taken(
     return members, strangers
 
 
-def _low_alarm(columns: Scores, design: Design, name: str) -> list[Finding]:
+def _low_alarm(columns: Scores, design: Design, name: str) -> Finding:
     found = columns[name]
-    strangers = len(next(iter(found.values()))["nonmember"])
+    members, strangers = (len(next(iter(found.values()))[group]) for group in GROUPS)
     family = len(found) * len(design.primary)
     rates = {
-        attack: rate
+        attack: tpr_bounds(c["member"], c["nonmember"], GATED, family=family)
         for attack, c in found.items()
-        if (rate := tpr_at(c["member"], c["nonmember"], GATED, family=family))
     }
-    if not rates:
-        return [
-            Finding(
-                "membership.tpr",
-                "Members found at 1 % false alarms",
-                None,
-                f"Not resolvable with {strangers} non-members; at least {round(1 / GATED)} are "
-                "needed.",
-                target=name,
-                decisive=False,
-            )
-        ]
     best = max(rates, key=lambda attack: rates[attack].mean)
-    return [
-        Finding(
-            "membership.tpr",
-            "Members found at 1 % false alarms",
-            greatest(list(rates.values())),
-            f"At {percent(GATED)} false alarms the best attack ({ATTACKS[best].title}) finds "
-            f"{percent(rates[best].mean, 1)} of the members.",
-            target=name,
+    sentence = (
+        f"At {percent(GATED)} false alarms the best attack ({ATTACKS[best].title}) finds "
+        f"{percent(rates[best].mean, 1)} of the members."
+    )
+    if strangers * GATED < 1:
+        sentence += (
+            f" {strangers} non-members do not resolve {percent(GATED)}, so that nothing above the "
+            f"limit can be proven; {round(1 / GATED)} would."
         )
-    ]
+    return Finding(
+        "membership.tpr",
+        TITLES["membership.tpr"],
+        greatest(list(rates.values())),
+        sentence,
+        target=name,
+        covers=(members, members),
+    )
 
 
 def _worst_client(columns: Scores, design: Design, name: str) -> list[Finding]:
@@ -156,20 +169,19 @@ def _worst_client(columns: Scores, design: Design, name: str) -> list[Finding]:
     clients = design.clients
     found = columns[name]
     family = len(found) * len(clients) * len(design.primary)
-    areas = {}
+    areas: dict[str, Interval] = {}
     for client in clients if len(clients) > 1 else []:
         rows = {group: design.rows(group, client) for group in GROUPS}
         if all(rows.values()):
-            parts = [auc_interval(*_taken(c, rows), family=family) for c in found.values()]
-            areas[client] = shifted(greatest(parts), -0.5)
+            areas[client] = _distance([_taken(c, rows) for c in found.values()], family)
     if not areas:
         return []
     worst = max(areas, key=lambda client: areas[client].low)
     return [
         Finding(
             "membership.auc",
-            "Membership inference, the worst client",
-            areas[worst],
+            f"{TITLES['membership.auc']}, the worst client",
+            greatest(list(areas.values())),
             f"Of {len(areas)} clients, {worst} has the members that are told apart best: in "
             f"{percent(0.5 + areas[worst].mean)} of pairs, before the price of looking at "
             f"{len(areas)} clients.",
@@ -177,6 +189,7 @@ def _worst_client(columns: Scores, design: Design, name: str) -> list[Finding]:
             target=name,
             client=worst,
             decisive=False,
+            covers=(len(design.rows("member", worst)), len(design.rows("member"))),
         )
     ]
 
@@ -288,4 +301,5 @@ PROBE = Probe(
     "https://arxiv.org/abs/2310.16789, https://arxiv.org/abs/2404.02936, "
     "https://arxiv.org/abs/2305.18462, https://arxiv.org/abs/2406.15968, "
     "https://arxiv.org/abs/2112.03570",
+    metrics=TITLES,
 )

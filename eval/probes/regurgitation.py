@@ -24,7 +24,7 @@ import numpy as np
 
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.estimates import least, mean, mean_gap, share
-from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.findings import ALIKE, Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group, Sample
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.figures.formats import percent
@@ -42,6 +42,11 @@ MOST = 100
 NEAR = (0.5, 0.7)
 """ROUGE-L from which a text counts as approximately reproduced."""
 DIGITS = 6
+TITLES = {
+    "regurgitation.responses": "Responses nearly reproduced",
+    "regurgitation.instructions": "Instructions nearly reproduced unasked",
+    "regurgitation.trend": "Development over rounds",
+}
 Columns = Mapping[str, Sequence[float]]
 
 
@@ -117,10 +122,11 @@ def _taken(context: Context, group: Group, rows: Sequence[int]) -> list[Sample]:
 def judge(scores: Scores, design: Design) -> Judgement:
     """The excess by prompt for what decides, and the trend of every adapter that has rounds."""
     family = len(design.primary)
+    covers = (len(scores["rows"]["member"]), len(design.samples["member"]))
     findings = []
     for name in design.primary:
-        findings.append(_responses(scores, name, family))
-        findings.append(_headers(scores, name, family))
+        findings.append(_responses(scores, name, family, covers))
+        findings.append(_headers(scores, name, family, covers))
     trends = _trends(scores, design)
     findings += [_development(who, found, len(trends)) for who, found in trends.items()]
     return Judgement(
@@ -136,14 +142,14 @@ def judge(scores: Scores, design: Design) -> Judgement:
     )
 
 
-def _responses(scores: Scores, name: str, family: int) -> Finding:
+def _responses(scores: Scores, name: str, family: int, covers: tuple[int, int]) -> Finding:
     own, base = (scores["scores"][who]["instruction"] for who in (name, BASE))
     members, strangers = own["member"], own["nonmember"]
     gained = [now - before for now, before in zip(members, base["member"], strict=True)]
     value = least([mean(gained, family=family), mean_gap(members, strangers, family=family)])
     return Finding(
         "regurgitation.responses",
-        "Responses nearly reproduced",
+        TITLES["regurgitation.responses"],
         value,
         f"Greedy responses to true instructions have a ROUGE-L of {np.mean(members):.3f} with the "
         f"true response of members and {np.mean(strangers):.3f} of non-members; the base model's "
@@ -152,18 +158,19 @@ def _responses(scores: Scores, name: str, family: int) -> Finding:
         unit="score",
         target=name,
         controls={"nonmembers": mean(strangers), "base": mean(base["member"])},
-        decisive=False,
+        needs=ALIKE,
+        covers=covers,
     )
 
 
-def _headers(scores: Scores, name: str, family: int) -> Finding:
+def _headers(scores: Scores, name: str, family: int, covers: tuple[int, int]) -> Finding:
     """Each text's nearest member against its nearest non-member, and the same of the base."""
     own, base = (scores["scores"][who]["header"] for who in (name, BASE))
     now, before = ([a - b for a, b in _pairs(columns)] for columns in (own, base))
     value = least([mean(now, family=family), mean_gap(now, before, family=family)])
     return Finding(
         "regurgitation.instructions",
-        "Instructions nearly reproduced unasked",
+        TITLES["regurgitation.instructions"],
         value,
         f"{len(now)} texts written from the template's beginning have a largest ROUGE-L of "
         f"{np.mean(own['member']):.3f} with a member's instruction and "
@@ -172,7 +179,8 @@ def _headers(scores: Scores, name: str, family: int) -> Finding:
         unit="score",
         target=name,
         controls={"nonmembers": mean(own["nonmember"]), "base": mean(base["member"])},
-        decisive=False,
+        needs=ALIKE,
+        covers=covers,
     )
 
 
@@ -217,7 +225,7 @@ def _development(who: str, found: tuple[list[float], Trend], family: int) -> Fin
         words = "whether it changes stays open"
     return Finding(
         "regurgitation.trend",
-        f"Development over rounds, {who}",
+        f"{TITLES['regurgitation.trend']}, {who}",
         line.slope,
         f"From round {rounds[0]:g} to {rounds[-1]:g} the excess over non-members goes from "
         f"{line.points[0].mean:.3f} to {line.points[-1].mean:.3f}: {words}. Spearman "
@@ -225,7 +233,8 @@ def _development(who: str, found: tuple[list[float], Trend], family: int) -> Fin
         f"{'converged' if line.converged else 'not converged'} over the last rounds.",
         unit="score",
         client="" if who == GLOBAL else who,
-        decisive=False,
+        needs=ALIKE,
+        decisive=who == GLOBAL,
     )
 
 
@@ -294,4 +303,5 @@ PROBE = Probe(
     judge=judge,
     profile="standard",
     source="https://arxiv.org/abs/2409.20135",
+    metrics=TITLES,
 )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.estimates import bounds, share, shifted
+from fedllm.eval.audit.estimates import bounds, greatest, share, shifted
 from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.population import Group
 from fedllm.eval.figures.formats import percent
@@ -33,6 +33,10 @@ PERMUTATIONS = 2_000
 FEWEST = 4
 """Members and non-members of a client below which nothing is said of its set."""
 SIGNIFICANCE = 0.05
+TITLES = {
+    "sets.effect": "A client's data as a whole",
+    "sets.attribution": "Whose update it is",
+}
 
 
 def measure(context: Context) -> Scores:
@@ -102,15 +106,15 @@ def _worst(
     shown = sum(row["p_corrected"] <= SIGNIFICANCE for row in rows.values())
     return Finding(
         "sets.effect",
-        "A client's data as a whole",
-        effects[worst],
+        TITLES["sets.effect"],
+        greatest(list(effects.values())),
         f"The shard of {worst} shows most: its members gain {effects[worst].mean:.2f} standard "
         f"deviations more than its non-members (p = {rows[worst]['p_corrected']:.4f} after "
         f"correction). Of {len(clients)} clients, {shown} are told to have taken part.",
         unit="score",
         target=name,
         client=worst if len(clients) > 1 else "",
-        decisive=False,
+        covers=(sum(len(design.rows("member", c)) for c in clients), len(design.rows("member"))),
     )
 
 
@@ -151,13 +155,12 @@ def _attribution(named: Mapping[str, Mapping[str, str]], clients: int) -> Findin
     right = [row["owner"] == row["guess"] for row in named.values()]
     return Finding(
         "sets.attribution",
-        "Whose update it is",
+        TITLES["sets.attribution"],
         shifted(share(right), -1 / clients),
         f"Without its name, {sum(right)} of {len(right)} updates are given to the client that sent "
         f"them, by whose data gains most; guessing gives {percent(1 / clients)}. Value above "
         "guessing.",
         controls={"chance": Interval(1 / clients, 1 / clients, 1 / clients, clients)},
-        decisive=False,
     )
 
 
@@ -186,4 +189,5 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/2104.10706",
+    metrics=TITLES,
 )

@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.estimates import least, share, share_gap
-from fedllm.eval.audit.findings import Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.estimates import share
+from fedllm.eval.audit.findings import ALIKE, Design, Figure, Finding, Judgement, Probe, Scores
+from fedllm.eval.audit.memorised import given_away, memorised
 from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.figures.formats import percent
@@ -52,6 +53,7 @@ NOTHING = -99.0
 """Stands for the log-probability of an empty text: it is ranked last."""
 TOP = (10, 25, 50, 100)
 DIGITS = 6
+TITLES = {"untargeted.samples": "Given away unasked"}
 Prompt = Sequence[int]
 
 
@@ -208,7 +210,10 @@ def judge(scores: Scores, design: Design) -> Judgement:
     family = len(design.primary)
     found = scores["found"]
     return Judgement(
-        [_finding(found, name, scores["run"], family) for name in design.primary],
+        [
+            _finding(found, name, scores["run"], family, len(design.samples["member"]))
+            for name in design.primary
+        ],
         [_figure(found[design.primary[-1]])],
         {
             "untargeted": {
@@ -229,30 +234,28 @@ def judge(scores: Scores, design: Design) -> Judgement:
     )
 
 
-def _finding(found: Mapping[str, Any], name: str, run: int, family: int) -> Finding:
+def _finding(
+    found: Mapping[str, Any], name: str, run: int, family: int, population: int
+) -> Finding:
     own, base = found[name], found[BASE]
     members, strangers = (own["samples"][group] for group in GROUPS)
     before = base["samples"]["member"]
-    value = least(
-        [
-            share_gap(members, strangers, family=family),
-            share_gap(members, before, family=family),
-        ]
-    )
+    leaks = given_away(own["samples"], base["samples"])
     texts = len(own["texts"]["member"])
     top = _tops(own)[0]
     best = max(own["ranking"], key=lambda ranking: precision(own, ranking, top))
     return Finding(
         "untargeted.samples",
-        "Given away unasked",
-        value,
+        TITLES["untargeted.samples"],
+        memorised(leaks["member"], leaks["nonmember"], family=family),
         f"{texts} texts written without a private prompt hold {run} tokens in a row, or nearly "
         f"all, of {sum(members)} of {len(members)} members, {sum(strangers)} of {len(strangers)} "
         f"non-members, and {sum(before)} members in the base model's texts. Of the {top} ranked "
         f"first by {best}, {percent(precision(own, best, top))} hold a member.",
         target=name,
         controls={"nonmembers": share(strangers), "base": share(before)},
-        decisive=False,
+        needs=ALIKE,
+        covers=(len(leaks["member"]), population),
     )
 
 
@@ -296,4 +299,5 @@ PROBE = Probe(
     judge=judge,
     profile="standard",
     source="https://arxiv.org/abs/2012.07805",
+    metrics=TITLES,
 )

@@ -34,6 +34,10 @@ DIGITS = 6
 CHUNK = 4096
 """Tokens read together."""
 NEEDS = ("blind",)
+TITLES = {
+    "uploads.tokens": "Tokens read off an upload",
+    "uploads.rows": "Tokens named by trained rows",
+}
 
 
 def measure(context: Context) -> Scores | None:
@@ -160,11 +164,8 @@ def judge(scores: Scores, design: Design) -> Judgement:
     uploads = scores["uploads"]
     findings = [
         finding
-        for metric, title, rows in (
-            ("uploads.tokens", "Tokens read off an upload", False),
-            ("uploads.rows", "Tokens named by trained rows", True),
-        )
-        if (finding := _finding(uploads, metric, title, rows))
+        for metric, rows in (("uploads.tokens", False), ("uploads.rows", True))
+        if (finding := _finding(uploads, metric, rows))
     ]
     figure = _rounds(uploads, design)
     return Judgement(
@@ -185,7 +186,7 @@ def judge(scores: Scores, design: Design) -> Judgement:
     )
 
 
-def _finding(uploads: Mapping[str, Any], metric: str, title: str, rows: bool) -> Finding | None:
+def _finding(uploads: Mapping[str, Any], metric: str, rows: bool) -> Finding | None:
     chosen = {
         (name, score): column
         for name, columns in uploads.items()
@@ -202,7 +203,7 @@ def _finding(uploads: Mapping[str, Any], metric: str, title: str, rows: bool) ->
     found = chosen[name, score]
     return Finding(
         metric,
-        title,
+        TITLES[metric],
         shifted(greatest(list(areas.values())), -0.5),
         f"From one upload ({name}, {score}) the server ranks a token the client trained on above "
         f"one it did not in {percent(areas[name, score].mean)} of pairs; of the {found['tokens']} "
@@ -211,7 +212,6 @@ def _finding(uploads: Mapping[str, Any], metric: str, title: str, rows: bool) ->
         unit="auc",
         target=name,
         needs=NEEDS,
-        decisive=False,
     )
 
 
@@ -247,4 +247,6 @@ PROBE = Probe(
     measure=measure,
     judge=judge,
     source="https://arxiv.org/abs/2405.15586",
+    metrics=TITLES,
+    absent="No client's own update, with what it was sent, is under audit.",
 )

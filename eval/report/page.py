@@ -251,11 +251,12 @@ def _audit(summary: Mapping[str, Any]) -> str:
     rows = [
         f'<tr><th scope="row">{verdict_tag(f["verdict"])}</th>'
         + "".join(html.plain(t, kind="left") for t in (f["title"], words.subject(f)))
-        + "".join(html.plain(t) for t in (words.measured(f), words.limit(f)))
+        + "".join(html.plain(t) for t in (words.coverage(f), words.measured(f), words.limit(f)))
         + "</tr>"
         for f in audit["findings"]
     ]
-    heads = ["verdict", "what", "adapter", "excess, one-sided 95 % bounds", "limit"]
+    heads = ["verdict", "what", "adapter", "members it speaks for"]
+    heads += ["excess, one-sided 95 % bounds", "limit"]
     broken = [c["sentence"] for c in audit["controls"] if not c["holds"]]
     body = [
         f"<p>{verdict_tag(audit['verdict'])} {escape(' '.join([audit['headline'], *broken]))}</p>",

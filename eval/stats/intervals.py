@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import betaincinv
 
 from fedllm.seeds import numpy_rng
 
@@ -45,6 +46,19 @@ def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interva
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return Interval(share, min(low, share), max(high, share), n)  # rounding at 0 and n
+
+
+def clopper_pearson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+    """The exact interval of a proportion, which never covers less (Biometrika 26, 1934).
+
+    Without samples it is [0, 1] around 0.
+    """
+    if n == 0:
+        return Interval(0.0, 0.0, 1.0, 0)
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return Interval(successes / n, low, high, n)
 
 
 def bootstrap_mean(

@@ -295,14 +295,22 @@ def _subject(
 
 
 def _show(report: dict[str, Any]) -> None:
-    from fedllm.eval.audit.words import HEADLINES, data_sentence, findings, limit, measured, subject
+    from fedllm.eval.audit.words import (
+        coverage,
+        data_sentence,
+        findings,
+        headline,
+        limit,
+        measured,
+        subject,
+    )
 
-    typer.echo(f"\n{report['verdict']}: {HEADLINES[report['verdict']]}")
+    typer.echo(f"\n{report['verdict']}: {headline(report)}")
     typer.echo(data_sentence(report) + "\n")
     print_table(
-        ["", "verdict", "adapter", "excess [bounds]", "limit"],
+        ["", "verdict", "adapter", "members", "excess [bounds]", "limit"],
         [
-            [f["title"], f["verdict"] or "-", subject(f), measured(f), limit(f)]
+            [f["title"], f["verdict"] or "-", subject(f), coverage(f), measured(f), limit(f)]
             for f in findings(report)
         ],
     )

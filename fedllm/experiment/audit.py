@@ -21,7 +21,7 @@ from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.subject import Subject
 from fedllm.eval.audit.verdicts import LIMITS, Limits, checked_limits, read_limits
-from fedllm.eval.audit.words import HEADLINES, findings
+from fedllm.eval.audit.words import findings, headline
 from fedllm.eval.rounds import utility_by_round
 from fedllm.progress import Watcher
 from fedllm.runs import RunDirectory
@@ -94,12 +94,14 @@ def audit_run(
 
 def _brief(report: Mapping[str, Any]) -> dict[str, Any]:
     """Verdict, what has one, and the controls: no text, and none of the report's columns."""
-    kept = ("title", "verdict", "target", "client", "value", "unit", "limit", "sentence")
+    kept = ("title", "verdict", "target", "client", "value", "unit", "limit", "covers", "applies")
     return {
         "verdict": report["verdict"],
-        "headline": HEADLINES[report["verdict"]],
+        "headline": headline(report),
         "rounds": sorted({a["round"] for a in report["model"]["adapters"] if a["round"]}),
-        "findings": [{k: f[k] for k in kept} for f in findings(report) if f["verdict"]],
+        "findings": [
+            {k: f[k] for k in (*kept, "sentence")} for f in findings(report) if f["verdict"]
+        ],
         "controls": [{k: c[k] for k in ("title", "holds", "sentence")} for c in report["controls"]],
         "data": {k: report["data"][k] for k in ("members", "nonmembers", "canaries", "planted")},
         "sha256": report["sha256"],

@@ -14,7 +14,7 @@ from fedllm.eval.audit.exposure import extrapolated, ranked
 from fedllm.eval.audit.findings import Design, Finding
 from fedllm.eval.audit.verdicts import decide, overall
 from fedllm.eval.probes import canaries
-from fedllm.eval.probes.discoverable import discoverable
+from fedllm.eval.probes.looks import discoverable
 from fedllm.eval.stats import Interval
 
 NUMBERS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=12)

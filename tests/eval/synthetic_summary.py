@@ -192,6 +192,8 @@ def _audit():
         "value": {"mean": 0.03, "low": -0.02, "high": 0.08, "n": 200},
         "unit": "auc",
         "limit": 0.15,
+        "covers": [200, 200],
+        "applies": True,
         "sentence": "The strongest of 5 attacks ranks members above in 53 % of pairs.",
     }
     worst = {**finding, "title": "Verbatim extraction", "verdict": "INCONCLUSIVE", "unit": "share"}
