@@ -99,13 +99,10 @@ def _wanted(value: Interval, limit: float) -> str:
     """Why it stays open, and about how many samples would settle it."""
     room = limit - value.mean
     reach = value.high - value.mean if room > 0 else value.mean - value.low
-    reason = "the limit lies between the bounds"
-    if not room or not reach or not value.n:
-        return reason
+    if not room or not reach or not math.isfinite(reach):
+        return "the limit lies between the bounds"
     needed = math.ceil(value.n * (reach / room) ** 2)
-    return (
-        f"{reason}; if the value stays, about {needed:,} samples instead of {value.n:,} settle it"
-    )
+    return f"bounds from {value.n:,} samples; about {needed:,} settle it if the value stays"
 
 
 def overall(gates: Iterable[Gate]) -> Verdict:

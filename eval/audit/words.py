@@ -31,11 +31,12 @@ def because(report: Mapping[str, Any]) -> str:
     gates = [f for f in findings(report) if f["limit"] is not None]
     decided = [f for f in gates if f["verdict"] == report["verdict"] != "INCONCLUSIVE"]
     open_ = [f for f in gates if f["verdict"] == "INCONCLUSIVE" and f["decisive"]]
+    alarms = [f for f in gates if f["raised"]]
     waived, skipped = report["unmeasured"]["waived"], report["unmeasured"]["skipped"]
     parts = [
         (BECAUSE[report["verdict"]], _metrics(decided)),
         ("Undecided", "; ".join(_open(f) for f in open_ if f["value"])),
-        ("Seen above its limit without proof", "; ".join(_alarm(f) for f in gates if f["raised"])),
+        ("Seen above its limit without proof", "; ".join(map(_alarm, alarms))),
         ("Not measured", " ".join(_missing(f) for f in open_ if not f["value"])),
         ("Nothing to give away", _metrics(f for f in gates if not f["applies"])),
         ("Left out by name and not judged", ", ".join(waived)),
