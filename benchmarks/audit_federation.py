@@ -225,7 +225,8 @@ def recipe(volume: int, options: argparse.Namespace) -> dict[str, Any]:
             if volume
             else {"method": "none"}
         ),
-        "eval": {"arms": ["base"], "batch_size": 100, "max_new_tokens": 8},
+        "compare": {"base": {}},
+        "eval": {"batch_size": 100, "max_new_tokens": 8},
         "audit": {
             "every": 1,
             "held_out": options.held_out,

@@ -58,7 +58,7 @@ def train(
     from fedllm.engines.runtime import Runtime, member_of
 
     runtime = Runtime.load(directory)
-    result = runtime.train(this, member_of(directory, client, round))
+    result = runtime.train(this, member_of(directory, client, round), directory.config.own)
     if runtime.accelerator.is_main_process:
         sys.stderr.write(
             f"{client}, round {round}: {result.steps} steps on {result.examples} examples in "

@@ -8,15 +8,21 @@ neither torch nor a data library.
 
 from __future__ import annotations
 
-from functools import partial
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from fedllm.catalogue import Choice, FromPoint, choose
+from fedllm.method import Method
 from fedllm.section import Section
-from fedllm.traits import refusal_in_rounds
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
 RetrievalMethod = Literal[
@@ -24,7 +30,11 @@ RetrievalMethod = Literal[
 ]
 CENTROID_METHODS = ("direct", "feddca")
 """The retrieval methods that ask clients for centroids."""
-Arm = Literal["base", "local", "fedit", "fedit+random", "centralised"]
+OWN = "full"
+"""What the recipe's own method is called among the arms of a run."""
+ALONE = ("base", "local", "centralised")
+"""The arms that are no federation."""
+ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 ProfileName = Literal["quick", "standard", "full"]
 Placement = Literal["single", "spread", "both"]
 
@@ -176,6 +186,9 @@ class TrainingConfig(Section):
     """Over rounds; constant inside a round."""
     lr_floor: float = Field(0.1, ge=0, le=1)
     """Last learning rate of the cosine, relative to ``lr``."""
+    lr_rounds: int | None = Field(None, ge=1)
+    """Rounds over which the cosine falls, and stays at its floor afterwards; empty means
+    ``federation.rounds``. Name the old number when a finished run is given more rounds."""
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(512, ge=8)
@@ -198,21 +211,36 @@ class TrainingConfig(Section):
             )
         return self
 
+    def lr_in(self, round: int, rounds: int) -> float:
+        """Learning rate of round ``round`` (from 1) of ``rounds``; constant inside a round.
+
+        ``cosine`` falls from ``lr`` in the first round to ``lr * lr_floor`` in the last, as
+        OpenFedLLM's does.
+        """
+        fall = self.lr_rounds or rounds
+        if self.lr_schedule == "constant" or fall == 1:
+            return self.lr
+        progress = min((round - 1) / (fall - 1), 1.0)
+        floor = self.lr * self.lr_floor
+        return floor + (self.lr - floor) * (1 + math.cos(math.pi * progress)) / 2
+
 
 class FederationConfig(Section):
     """Who takes part, for how long."""
+
+    moved: ClassVar[dict[str, str]] = {
+        "weights": "method.weights",
+        "disco_a": "method.weights: {name: feddisco, a: ...}",
+        "disco_b": "method.weights: {name: feddisco, b: ...}",
+    }
 
     rounds: int = Field(10, ge=1)
     clients_per_round: int | None = Field(None, ge=1)
     """Cohort size; empty means everybody, every round."""
     min_clients: int = Field(1, ge=1)
     """Fewest usable updates with which a round stands."""
-    weights: Annotated[Choice, FromPoint("weights")] = Field(
-        default_factory=partial(choose, "weights", "examples")
-    )
-    """Aggregation weights."""
     seed: int = 0
-    """Root of every random draw of the run."""
+    """Root of every random draw of the run: data, and training where ``seeds`` names no others."""
 
     @model_validator(mode="after")
     def _check(self) -> FederationConfig:
@@ -271,7 +299,9 @@ class RetrievalConfig(Section):
     """Further test sets that nothing may resemble, beside ``data.test`` and held-out rows."""
 
     @model_validator(mode="after")
-    def _check(self) -> RetrievalConfig:
+    def _check(self, info: ValidationInfo) -> RetrievalConfig:
+        if info.context and not info.context.get(OWN, True):
+            return self  # an arm of a comparison: what it leaves unused is the recipe's own
         centroids = self.method in CENTROID_METHODS
         unused = {
             "client_encoder": self.client_encoder is not None and not centroids,
@@ -300,12 +330,15 @@ class RetrievalConfig(Section):
 
 
 class EvalConfig(Section):
-    """What is measured, and against what."""
+    """What is measured."""
+
+    moved: ClassVar[dict[str, str]] = {
+        "arms": "compare, by name: {base: {}, local: {}, fedit: {method.rule: fedit, "
+        "retrieval.method: none}, centralised: {}}"
+    }
 
     every: int = Field(1, ge=1)
     """Evaluate the global adapter after every so many rounds (the last one always)."""
-    arms: list[Arm] = Field(default_factory=list)
-    """Comparisons run beside the recipe's own system, on the same shards and budget."""
     parallel_arms: int = Field(1, ge=1)
     """Arms run side by side, each in a process of its own; on a CPU with ``training.threads=1``."""
     batch_size: int = Field(32, ge=1)
@@ -370,33 +403,40 @@ class OutputConfig(Section):
 class RunConfig(Section):
     """Everything a run can be told."""
 
+    moved: ClassVar[dict[str, str]] = {"algorithm": "method.rule"}
+
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
-    federation: FederationConfig = Field(default_factory=FederationConfig)
-    algorithm: Annotated[Choice, FromPoint("rule")] = Field(
-        default_factory=partial(choose, "rule", "lora-fair")
-    )
+    federation: FederationConfig = FederationConfig()
+    method: Method = Field(default_factory=Method)
     retrieval: RetrievalConfig = RetrievalConfig()
+    compare: dict[ArmName, dict[str, Any]] = Field(default_factory=dict)
+    """What is run beside the recipe's own method, on the same shards and budget: a name and what
+    differs, e.g. ``{base: {}, fedit: {method.rule: fedit, retrieval.method: none}}``. ``base``,
+    ``local`` and ``centralised`` are the arms that are no federation."""
+    seeds: list[int] = Field(default_factory=list)
+    """Train every arm once for each of these, on the same data and held-out questions, and report
+    intervals over seeds; empty means ``federation.seed`` alone."""
     eval: EvalConfig = EvalConfig()
     audit: AuditConfig | None = None
     output: OutputConfig = OutputConfig()
 
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _empty_arms(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: {} if arm is None else arm for name, arm in value.items()}
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        why = refusal_in_rounds(self.algorithm.traits)
-        if why:
-            raise ValueError(
-                f"algorithm: rule {self.algorithm.name} cannot run in rounds: it {why}"
-            )
-        for setting in self.algorithm.settings.alone:
-            if self.algorithm.values[setting] is not None:
-                raise ValueError(
-                    f"algorithm.{setting} is for fedllm aggregate alone: what comes out of a round "
-                    "has lora.rank; leave it out"
-                )
+        if OWN in self.compare:
+            raise ValueError(f"compare.{OWN}: is the recipe's own method; choose another name")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} names a seed twice; name each once")
         if self.eval.parallel_arms > 1 and self.training.threads != 1:
             raise ValueError(
                 f"eval.parallel_arms={self.eval.parallel_arms} needs training.threads=1 "
@@ -407,13 +447,10 @@ class RunConfig(Section):
                 f"eval.parallel_arms={self.eval.parallel_arms} is for training.device=cpu; on a "
                 "GPU set it to 1"
             )
-        needs_pool: list[str] = [arm for arm in self.eval.arms if arm == "fedit+random"]
-        if self.retrieval.method != "none":
-            needs_pool.append(f"retrieval.method={self.retrieval.method}")
-        if needs_pool and not self.data.public:
+        if self.retrieval.method != "none" and not self.data.public:
             raise ValueError(
-                f"{needs_pool[0]} draws from a public pool but data.public is empty; "
-                "add a public source or set retrieval.method=none"
+                f"retrieval.method={self.retrieval.method} draws from a public pool but "
+                "data.public is empty; add a public source or set retrieval.method=none"
             )
         return self
 
@@ -421,3 +458,18 @@ class RunConfig(Section):
     def run_directory(self) -> Path:
         """Where the run lives."""
         return self.output.dir or Path("runs") / self.name
+
+    @property
+    def training_seeds(self) -> list[int]:
+        """One for each time every arm is trained; the first is that of the run's own rounds."""
+        return self.seeds or [self.federation.seed]
+
+    @property
+    def own(self) -> RunConfig:
+        """The recipe as its own rounds are trained: with the first of ``training_seeds``."""
+        return self.with_values("federation", seed=self.training_seeds[0])
+
+    def with_values(self, section: str, **values: Any) -> RunConfig:
+        """A copy with other values in one section, unchecked."""
+        changed = getattr(self, section).model_copy(update=values)
+        return self.model_copy(update={section: changed})

@@ -52,26 +52,30 @@ def _explain(found: Any, model: type[BaseModel]) -> list[Fault]:
 
 
 def suggestion(where: str, model: type[BaseModel]) -> str:
-    """Which key of ``model`` may have been meant by the unknown one at ``where``."""
+    """Which key of ``model`` is meant, or may have been, by the unknown one at ``where``."""
     *parents, key = where.split(".")
-    known = _keys(model, parents)
+    known: list[str] = []
+    for section in _at(model, parents):
+        moved = getattr(section, "moved", {})
+        if key in moved:
+            return f"; it is now {moved[key]}"
+        known += [name for name in section.model_fields if name not in known]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known keys: {', '.join(known)}" if known else "; there are no keys here"
 
 
-def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Field names reachable at ``path`` of ``model``, over all members of a union."""
+def _at(model: type[BaseModel], path: Sequence[str]) -> Iterable[type[BaseModel]]:
+    """The sections at ``path`` of ``model``, over all members of a union."""
     if not path:
-        return list(model.model_fields)
-    if path[0].isdigit():
-        return _keys(model, path[1:])
-    field = model.model_fields.get(path[0])
-    keys: list[str] = []
-    for section in _sections(field.annotation if field else None):
-        keys += [key for key in _keys(section, path[1:]) if key not in keys]
-    return keys
+        yield model
+    elif path[0].isdigit():
+        yield from _at(model, path[1:])
+    else:
+        field = model.model_fields.get(path[0])
+        for section in _sections(field.annotation if field else None):
+            yield from _at(section, path[1:])
 
 
 def _sections(annotation: Any) -> Iterable[type[BaseModel]]:

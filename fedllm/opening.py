@@ -18,6 +18,7 @@ from fedllm import fingerprints
 from fedllm.atomic import atomic_json, atomic_text
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, FedLLMError
+from fedllm.extension import refused_changes
 from fedllm.recipe import dump_recipe, read_recipe
 from fedllm.runs import RunDirectory, open_run, read_json
 
@@ -68,6 +69,7 @@ def _take(run: RunDirectory, config: RunConfig, environment: Mapping[str, Any]) 
         _refuse_another(run, config)
         if not run.environment.exists():
             atomic_json(run.environment, dict(environment))
+        _extend(run, config)
     elif not (run.recipe.exists() and _same(run, config)):
         _clear(run.root)
         run.shards.mkdir(mode=0o700)  # client side: closed to others, whatever is in it
@@ -77,7 +79,7 @@ def _take(run: RunDirectory, config: RunConfig, environment: Mapping[str, Any]) 
 
 
 def _refuse_another(run: RunDirectory, config: RunConfig) -> None:
-    changed = list(_changes(run, config))
+    changed = refused_changes(read_recipe(run.recipe), config)
     if changed:
         raise ConfigError(
             f"{run.root} holds a run of another recipe ({'; '.join(changed[:3])}); "
@@ -92,13 +94,40 @@ def _refuse_another(run: RunDirectory, config: RunConfig) -> None:
 
 def _same(run: RunDirectory, config: RunConfig) -> bool:
     """Whether a draft is one of this very recipe."""
-    return run.environment.exists() and not _edited(run) and not any(_changes(run, config))
+    return (
+        run.environment.exists() and not _edited(run) and _recipe_of(run) == _without_output(config)
+    )
+
+
+def _extend(run: RunDirectory, config: RunConfig) -> None:
+    """Writes what ``config`` adds to the recipe of a run that has begun: rounds, arms, seeds."""
+    before = read_recipe(run.recipe)
+    if _without_output(before) == _without_output(config):
+        return
+    text = dump_recipe(config.model_copy(update={"output": before.output}))
+    environment, had = read_json(run.environment), fingerprints.sha256(run.recipe)
+    has = sha256(text.encode()).hexdigest()
+    atomic_json(run.environment, {**environment, "recipe": [had, has]})  # a kill may come between
+    atomic_text(run.recipe, text)
+    atomic_json(run.environment, {**environment, "recipe": has})
+
+
+def _recipe_of(run: RunDirectory) -> dict[str, Any]:
+    return _without_output(read_recipe(run.recipe))
+
+
+def _without_output(config: RunConfig) -> dict[str, Any]:
+    """What makes the run; where it lies does not."""
+    return config.model_dump(mode="json", exclude={"output"})
 
 
 def _edited(run: RunDirectory) -> bool:
     """Whether the run's own copy of the recipe is not what was written."""
-    written = fingerprints.sha256(run.recipe)
-    return run.environment.exists() and read_json(run.environment).get("recipe", written) != written
+    if not run.environment.exists():
+        return False
+    written = read_json(run.environment).get("recipe")
+    known = written if isinstance(written, list) else [written]
+    return written is not None and fingerprints.sha256(run.recipe) not in known
 
 
 def _refuse_foreign(root: Path) -> None:
@@ -148,35 +177,3 @@ def _clear(root: Path) -> None:
 def _replaced(root: Path) -> Path:
     """Where the run that ``--fresh`` replaces waits."""
     return root.with_name(f".{root.name}.replaced")
-
-
-def _changes(run: RunDirectory, config: RunConfig) -> Iterator[str]:
-    """What differs from the recipe of an existing run, one leaf each."""
-    before = read_recipe(run.recipe).model_dump(mode="json", exclude={"output"})
-    return differences(before, config.model_dump(mode="json", exclude={"output"}))
-
-
-def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """The leaves in which two plain values differ, with their place and both values.
-
-    A list that grew or shrank is one leaf: its entries have other places from there on.
-    """
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            inner = f"{where}.{key}" if where else str(key)
-            yield from differences(before.get(key), after.get(key), inner)
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for place, pair in enumerate(zip(before, after, strict=True)):
-            yield from differences(*pair, f"{where}.{place}")
-    elif before != after:
-        yield f"{where} was {_short(before)}, is {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    """A value in a few words."""
-    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        return f"{len(value)} entries"
-    if isinstance(value, dict):
-        return f"a section of {len(value)} settings"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -10,9 +10,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from fedllm.compare import check_comparisons
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError
 from fedllm.faults import faults_of
+from fedllm.overrides import apply_override
 from fedllm.yamlfile import parse_yaml
 
 
@@ -33,7 +35,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if path == Path(source) / "recipe.yaml":
         values["output"] = {"dir": str(source)}
     for override in overrides:
-        _override(values, override)
+        apply_override(values, override)
     return parse_recipe(values, str(source))
 
 
@@ -49,10 +51,15 @@ def read_recipe(path: Path) -> RunConfig:
 def parse_recipe(values: dict[str, Any], source: str) -> RunConfig:
     """Checks ``values`` against the model; ``source`` names them in messages."""
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(str(fault) for fault in faults_of(error, RunConfig))
         raise ConfigError(f"{source}: {faults}") from None
+    try:
+        check_comparisons(config)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return config
 
 
 def dump_recipe(config: RunConfig) -> str:
@@ -94,49 +101,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {path} holds no mapping; start it with a section, e.g. 'data:'")
     return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    """Sets ``a.b=value`` (or ``a.0.b=value`` inside a list) in nested ``values``."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override '{override}' has no '='; write section.key=value")
-    try:
-        value = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"override '{override}': {error}") from None
-    if isinstance(value, str):
-        value = _number(value)
-    *parents, last = key.split(".")
-    place: Any = values
-    for part in parents:
-        place = _descend(place, part, override)
-    if isinstance(place, list):
-        place[_position(place, last, override)] = value
-    else:
-        place[last] = value
-
-
-def _descend(place: Any, part: str, override: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, override)]
-    child = place.setdefault(part, {})
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"override '{override}': '{part}' is a value, not a section")
-    return child
-
-
-def _position(place: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(
-            f"override '{override}': '{part}' must be a position from 0 to {len(place) - 1}"
-        )
-    return int(part)
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads ``1e-4`` as text; people who type it mean a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -16,6 +16,7 @@
         public/                             with retrieval.when=each-round: what its cohort is given
         metrics.json                        exists when the round is done
       arms/<arm>/                           the comparisons: public/ and rounds/ of their own
+      seeds/<seed>/                         further seeds: rounds/, public/ and arms/ of their own
       audit/                                with a section `audit`: what was set aside and planted
       report/
 
@@ -171,10 +172,6 @@ class RunDirectory:
     def federation(self) -> FederationDirectory:
         """The recipe's own federation."""
         return FederationDirectory(self.root)
-
-    def arm(self, *parts: str) -> FederationDirectory:
-        """A comparison's federation."""
-        return FederationDirectory(self.root.joinpath("arms", *parts))
 
     @property
     def shards(self) -> Path:

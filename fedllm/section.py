@@ -14,5 +14,7 @@ class Section(BaseModel):
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
 
+    moved: ClassVar[dict[str, str]] = {}
+    """Keys of earlier versions, and where what they said is now."""
     alone: ClassVar[tuple[str, ...]] = ()
     """Of a rule: settings for ``fedllm aggregate``, which a recipe may not use."""

@@ -154,6 +154,11 @@ METHODS: dict[AugmentationMethod, Method] = {
 }
 
 
+def titled(system: str, method: AugmentationMethod) -> str:
+    """What a report calls a system whose clients' data ``method`` widens."""
+    return system if method == "none" else f"{system} + {METHODS[method].title}"
+
+
 def _retrieved(
     name: str,
     request: Request,

@@ -13,7 +13,18 @@ VOLATILE = {"events.jsonl", "env.json", ".lock", "index.html", "summary.json", "
 """Files that hold times or places."""
 
 
-def small_recipe(folder: Path, name: str = "run", **sections: dict) -> dict:
+ARMS = {
+    "fedit": {"method.rule": "fedit", "retrieval.method": "none"},
+    "fedit+random": {"method.rule": "fedit", "retrieval.method": "random"},
+}
+
+
+def arms(*names: str) -> dict[str, dict]:
+    """The section ``compare`` with these arms."""
+    return {name: ARMS.get(name, {}) for name in names}
+
+
+def small_recipe(folder: Path, name: str = "run", **sections: object) -> dict:
     """Two domains, three clients' worth of everything, seconds of work, on a tiny Llama."""
     model = folder / "llama"
     if not model.exists():
@@ -41,11 +52,13 @@ def small_recipe(folder: Path, name: str = "run", **sections: dict) -> dict:
             "clusters": 3,
             "min_cluster_size": 2,
         },
-        "eval": {"arms": ["base", "fedit", "centralised"], "max_new_tokens": 4},
+        "compare": arms("base", "fedit", "centralised"),
+        "eval": {"max_new_tokens": 4},
         "output": {"dir": str(folder / name)},
     }
     for section, values in sections.items():
-        recipe[section] = {**recipe.get(section, {}), **values}
+        whole = section == "compare" or not isinstance(values, dict)
+        recipe[section] = values if whole else {**recipe.get(section, {}), **values}
     return recipe
 
 

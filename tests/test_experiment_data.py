@@ -30,7 +30,9 @@ def test_a_round_of_more_clients_than_there_are_is_refused(tmp_path, federation,
 
 
 def test_a_rule_that_cannot_combine_the_cohort_is_refused_before_a_model_loads(tmp_path):
-    config = small_config(tmp_path, algorithm={"name": "krum", "byzantine": 2}, model={"name": "."})
+    config = small_config(
+        tmp_path, method={"rule": {"name": "krum", "byzantine": 2}}, model={"name": "."}
+    )
     with pytest.raises(ConfigError, match="krum"):
         prepare_run(config, Watcher(quiet=True))
 

@@ -21,8 +21,7 @@ from fedllm.aggregation import aggregate
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = (
-    "training.steps=1 federation.rounds=1 eval.arms=[] eval.probe_samples=0 "
-    "retrieval.encoder=hashing"
+    "training.steps=1 federation.rounds=1 compare={} eval.probe_samples=0 retrieval.encoder=hashing"
 )
 SHRINK = {
     "fedllm prepare": "retrieval.encoder=hashing training.steps=2 federation.clients_per_round=2",

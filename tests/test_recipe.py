@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedllm.catalogue import choose
 from fedllm.config import RunConfig, TrainingConfig
 from fedllm.errors import ConfigError
+from fedllm.method import Method
 from fedllm.recipe import dump_recipe, find_recipe, load_recipe, parse_recipe, shipped_recipes
 
 MINIMAL = {"data": {"private": [{"path": "samples:code"}]}}
@@ -29,8 +29,8 @@ def test_a_misspelt_key_is_named_with_the_nearest_one():
     )
     message = fault({"data": {"private": [{"path": "x", "chekcer": "number"}]}})
     assert "data.private.0.chekcer: unknown key; did you mean 'checker'?" in message
-    assert "algorithm.solvr: unknown key; did you mean 'solver'?" in fault(
-        {**MINIMAL, "algorithm": {"name": "lora-fair", "solvr": "ridge"}}
+    assert "method.rule.solvr: unknown key; did you mean 'solver'?" in fault(
+        {**MINIMAL, "method": {"rule": {"name": "lora-fair", "solvr": "ridge"}}}
     )
 
 
@@ -54,7 +54,7 @@ def test_a_required_key_is_asked_for():
         ({"training": {"batch_size": 6, "gradient_accumulation": 4}}, "gradient_accumulation=4"),
         ({"federation": {"clients_per_round": 2, "min_clients": 3}}, "min_clients=3"),
         ({"retrieval": {"method": "feddca"}}, "data.public is empty"),
-        ({"eval": {"arms": ["fedit+random"]}}, "data.public is empty"),
+        ({"compare": {"x": {"retrieval.method": "random"}}}, "compare.x: retrieval.method=random"),
     ],
 )
 def test_rules_between_fields_are_checked(values, expected):
@@ -68,10 +68,8 @@ def test_without_held_out_data_nothing_can_be_evaluated():
 def test_overrides_reach_sections_and_list_items(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
-    config = load_recipe(
-        path, ["training.lr=1e-4", "algorithm.name=fedit", "data.private.0.limit=7"]
-    )
-    assert (config.training.lr, config.algorithm.name) == (1e-4, "fedit")
+    config = load_recipe(path, ["training.lr=1e-4", "method.rule=fedit", "data.private.0.limit=7"])
+    assert (config.training.lr, config.method.rule.name) == (1e-4, "fedit")
     assert config.data.private[0].limit == 7
     assert config.name == "mine"
 
@@ -138,8 +136,8 @@ def test_every_shipped_recipe_is_valid_and_survives_the_round_trip(name):
         }
     ),
 )
-def test_settings_survive_yaml(training, algorithm):
-    config = RunConfig(data=MINIMAL["data"], training=training, algorithm=choose("rule", algorithm))
+def test_settings_survive_yaml(training, rule):
+    config = RunConfig(data=MINIMAL["data"], training=training, method=Method(rule=rule))
     assert parse_recipe(yaml.safe_load(dump_recipe(config)), "dump") == config
 
 

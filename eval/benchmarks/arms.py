@@ -11,8 +11,11 @@ from typing import Literal
 from fedllm.adapters.collect import collect
 from fedllm.adapters.manifest import sha256
 from fedllm.adapters.state import CONFIG, WEIGHTS, open_adapter
+from fedllm.compare import compared
+from fedllm.config import ALONE
 from fedllm.errors import ConfigError
 from fedllm.kept import check_kept
+from fedllm.retrieval.methods import titled
 from fedllm.runs import FederationDirectory, RunDirectory
 
 ArmKind = Literal["base", "local", "centralised", "federated", "client", "adapter"]
@@ -106,11 +109,16 @@ def _comparisons(run: RunDirectory) -> Iterator[EvaluatedArm]:
                 yield from [arm] if arm else []
             continue
         kind: ArmKind = "centralised" if path.name == "centralised" else "federated"
-        title = {"fedit": "FedIT", "fedit+random": "FedIT + random public data"}.get(
-            path.name, path.name.capitalize()
-        )
-        arm = _last(path, f"arm-{path.name}", title, kind)
+        arm = _last(path, f"arm-{path.name}", _title(run, path.name), kind)
         yield from [arm] if arm else []
+
+
+def _title(run: RunDirectory, name: str) -> str:
+    """What the run's report calls a comparison."""
+    if name in ALONE or name not in run.config.compare:
+        return name.capitalize()
+    arm = compared(run.config, name)
+    return titled(arm.method.title, arm.retrieval.method)
 
 
 def _last(path: Path, name: str, title: str, kind: ArmKind) -> EvaluatedArm | None:

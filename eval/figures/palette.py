@@ -7,6 +7,7 @@ common forms of colour blindness.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from zlib import crc32
 
 ARMS = ("full", "fedit", "fedit+random", "local", "centralised", "base")
 """Arms with a colour of their own; any other takes one of the clients' colours."""
@@ -83,7 +84,7 @@ def arm_colour(name: str, others: Sequence[str] = ()) -> str:
     """The CSS colour of an arm."""
     if name in ARMS:
         return f"var(--arm-{name.replace('+', '-')})"
-    return client_colour(list(others).index(name) if name in others else 0)
+    return client_colour(list(others).index(name) if name in others else crc32(name.encode()))
 
 
 def client_colour(number: int) -> str:

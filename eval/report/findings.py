@@ -18,8 +18,6 @@ Measure = Literal["loss", "score"]
 Verdict = Literal["better", "worse", "level"]
 FULL = "full"
 AVERAGE = "average"
-REFERENCES = ("fedit", "fedit+random", "local")
-"""Arms the full system is held against in the headline, in this order."""
 CONTROLS = ("excess_over_base", "excess_over_nonmembers")
 TOLERATED = 0.1
 """An excess that small is called none once intervals rule out more."""
@@ -82,6 +80,12 @@ def compare(summary: Mapping[str, Any], other: str, measure: Measure) -> Compari
     return Comparison(
         other, theirs["title"], measure, verdict(first, second, measure), difference(first, second)
     )
+
+
+def references(summary: Mapping[str, Any]) -> list[str]:
+    """Arms the full system is held against in the headline: other methods, then everyone alone."""
+    names = [arm["name"] for arm in summary["arms"] if arm["name"] not in (FULL, *NOT_COMPETING)]
+    return sorted(names, key=lambda name: name == "local")
 
 
 def best(summary: Mapping[str, Any], column: str, measure: Measure) -> str | None:
@@ -293,7 +297,7 @@ def time_sentence(summary: Mapping[str, Any]) -> str:
 
 def _comparisons(summary: Mapping[str, Any], measure: Measure) -> list[Comparison]:
     """The full system against its references, or against the base where there are none."""
-    found = [c for name in REFERENCES if (c := compare(summary, name, measure))]
+    found = [c for name in references(summary) if (c := compare(summary, name, measure))]
     base = compare(summary, "base", measure)
     return found or ([base] if base else [])
 

@@ -15,7 +15,7 @@ from fedllm.eval.figures import formats, html
 from fedllm.eval.figures.drawing import Drawing
 from fedllm.eval.figures.palette import arm_colour, client_colour
 from fedllm.eval.figures.svg import share_bar
-from fedllm.eval.report import findings, widening
+from fedllm.eval.report import findings, seeds, widening
 from fedllm.eval.report.drawings import drawings
 from fedllm.eval.report.findings import AVERAGE, FULL, cell
 
@@ -53,6 +53,7 @@ def render_html(summary: Mapping[str, Any]) -> str:
     figures = drawings(summary)
     sections = [
         _results(summary, figures),
+        seeds.section(summary),
         _rounds(figures),
         _coverage(summary, figures),
         _widening(summary),
@@ -70,7 +71,7 @@ def render_html(summary: Mapping[str, Any]) -> str:
 
 FOOTER = (
     "<footer><p>Intervals are 95 %: Wilson for shares, bootstrap over samples for losses. They "
-    "speak of the held-out samples of this one run, not of other seeds. Two arms are called "
+    "speak of the held-out samples of one training, not of other seeds. Two arms are called "
     "different only where the interval of their difference leaves out zero, and a best value is "
     "marked only where it differs from every other arm; base and centralised do not compete.</p>"
     "</footer>"

@@ -14,7 +14,7 @@ from rich.text import Text
 from fedllm.atomic import atomic_directory, atomic_text
 from fedllm.eval.figures import formats
 from fedllm.eval.figures.svg import standalone
-from fedllm.eval.report import findings, widening
+from fedllm.eval.report import findings, seeds, widening
 from fedllm.eval.report.drawings import drawings
 from fedllm.eval.report.findings import AVERAGE, FULL, cell
 from fedllm.eval.report.page import MEASURES, render_html
@@ -41,6 +41,8 @@ def render_terminal(summary: Mapping[str, Any], console: Console) -> None:
         console.print(sentence, highlight=False)
     for measure in findings.measures(summary):
         console.print(_table(summary, measure))
+    for table in seeds.terminal(summary):
+        console.print(table)
     if summary.get("traffic"):
         console.print(_traffic(summary))
     for line in _remarks(summary):
@@ -67,7 +69,7 @@ def render_markdown(summary: Mapping[str, Any]) -> str:
             ]
             lines.append(f"| {arm['title']} | {' | '.join(cells)} |")
         tables.append("\n".join(lines))
-    return "\n\n".join(tables) + "\n"
+    return "\n\n".join([*tables, *seeds.markdown(summary)]) + "\n"
 
 
 def _table(summary: Mapping[str, Any], measure: findings.Measure) -> Table:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, stdtrit
 
 from fedllm.seeds import numpy_rng
 
@@ -154,6 +154,16 @@ def combine(parts: Sequence[Interval]) -> Interval:
     below = math.sqrt(sum((part.mean - part.low) ** 2 for part in parts)) / len(parts)
     above = math.sqrt(sum((part.high - part.mean) ** 2 for part in parts)) / len(parts)
     return Interval(mean, mean - below, mean + above, sum(part.n for part in parts))
+
+
+def over_seeds(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
+    """Student's interval of the mean over trainings that differ in nothing but their seed.
+
+    It speaks of other seeds on the same questions; at least two values are needed.
+    """
+    n, mean = len(values), fmean(values)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def difference(first: Interval, second: Interval) -> Interval:

@@ -93,5 +93,4 @@ def _others() -> dict[str, list[str]]:
         "retrieval.method": list(get_args(config.RetrievalMethod)),
         "data.partition": list(get_args(config.DataConfig.model_fields["partition"].annotation)),
         "data.template": list(get_args(config.Template)),
-        "eval.arms": list(get_args(config.Arm)),
     }

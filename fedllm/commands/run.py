@@ -46,9 +46,10 @@ def run(
 ) -> None:
     """Run a recipe to its report, or resume it.
 
-    That is every round of the federation, its comparisons (`eval.arms`) and the report. The run
+    That is every round of the federation, its comparisons (`compare`) and the report. The run
     directory (`output.dir`, by default `runs/<recipe>`) is the checkpoint: a run that was killed
-    goes on when the same command is given again. A privacy audit (`audit`) changes the exit code
+    goes on when the same command is given again, and a finished one with more rounds, arms or
+    seeds trains those alone. A privacy audit (`audit`) changes the exit code
     only where the recipe says `audit.enforce: true`.
     """
     started = time.monotonic()

@@ -21,8 +21,7 @@ from fedllm.adapters.state import (
 )
 from fedllm.aggregation.rules import trained_factors
 from fedllm.atomic import atomic_directory, atomic_json
-from fedllm.catalogue import Choice
-from fedllm.config import FederationConfig
+from fedllm.config import RunConfig
 from fedllm.errors import AdapterError, EngineError
 from fedllm.fingerprints import digests, first_difference, sha256
 from fedllm.kept import check_kept, hash_round
@@ -41,7 +40,6 @@ from fedllm.server.rounds import (
     choose_cohort,
     close_round,
 )
-from fedllm.training.schedule import round_lr
 
 CARD = "update.json"
 
@@ -50,12 +48,15 @@ def open_round(
     federation: FederationDirectory,
     number: int,
     clients: Sequence[str],
-    settings: FederationConfig,
-    algorithm: Choice,
-    *,
-    lr: float,
+    config: RunConfig,
 ) -> RoundDirectory:
     """Makes round ``number`` ready for its cohort: ``plan.json`` and ``sent/``; does nothing twice.
+
+    Args:
+        federation: Whose round.
+        number: From 1.
+        clients: Everybody who may be drawn.
+        config: The recipe that the federation follows.
 
     Raises:
         ConfigError: The rule cannot combine a cohort of this size.
@@ -69,11 +70,13 @@ def open_round(
     if not this.sent.exists():
         link_directory(before.aggregate, this.sent)
     if not this.plan.exists():
+        settings, rule = config.federation, config.method.rule
         cohort = choose_cohort(
             clients, settings.clients_per_round, seed=settings.seed, round=number
         )
-        check_cohort(algorithm, len(cohort))
-        trained = trained_factors(algorithm.traits, number)
+        check_cohort(rule, len(cohort))
+        lr = config.training.lr_in(number, settings.rounds)
+        trained = trained_factors(rule.traits, number)
         plan = {"round": number, "cohort": cohort, "lr": lr, "trained": trained}
         atomic_json(this.plan, {**plan, "sent": digests(this.sent)})
     check_sent(this)
@@ -192,8 +195,7 @@ def collect_updates(
 
 def finish_round(
     directory: RoundDirectory,
-    algorithm: Choice,
-    settings: FederationConfig,
+    config: RunConfig,
     *,
     base: str,
     failed: Mapping[str, str] | None = None,
@@ -213,8 +215,8 @@ def finish_round(
     closed = close_round(
         updates,
         reasons,
-        algorithm=algorithm,
-        settings=settings,
+        method=config.method,
+        min_clients=config.federation.min_clients,
         sent=load_adapter(directory.sent),
         round=directory.number,
     )
@@ -289,16 +291,14 @@ def close_and_advance(run: RunDirectory) -> tuple[dict[str, Any], list[str]]:
     Raises:
         EngineError: No round is open, too few updates are usable, or one was damaged on its way.
     """
-    config, federation = run.config, run.federation
-    settings = config.federation
-    number = federation.completed + 1
-    if number > settings.rounds:
-        raise EngineError(f"all {settings.rounds} rounds of {run.root} are closed")
-    this = federation.round(number)
+    config, number = run.config.own, run.federation.completed + 1
+    if number > config.federation.rounds:
+        raise EngineError(f"all {config.federation.rounds} rounds of {run.root} are closed")
+    this = run.federation.round(number)
     _refuse_damaged(this)
     base = read_json(run.base)["fingerprint"]
     with run.timed("aggregation"):
-        metrics = finish_round(this, config.algorithm, settings, base=base)
+        metrics = finish_round(this, config, base=base)
     return metrics, open_next(run, number + 1)
 
 
@@ -315,10 +315,8 @@ def _refuse_damaged(directory: RoundDirectory) -> None:
 
 def open_next(run: RunDirectory, number: int) -> list[str]:
     """Opens round ``number`` of a run for its clients; returns its cohort, empty after the last."""
-    config = run.config
+    config = run.config.own
     if number > config.federation.rounds:
         return []
     clients = sorted(read_json(run.clients))
-    lr = round_lr(config.training, number, config.federation.rounds)
-    opened = open_round(run.federation, number, clients, config.federation, config.algorithm, lr=lr)
-    return cohort_of(opened)
+    return cohort_of(open_round(run.federation, number, clients, config))

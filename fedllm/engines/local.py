@@ -12,15 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedllm.atomic import atomic_text
-from fedllm.catalogue import Choice
-from fedllm.config import FederationConfig
+from fedllm.config import RunConfig
 from fedllm.engines.files import cohort_of, damage_of, finish_round, open_round
 from fedllm.engines.runtime import Member, Runtime
 from fedllm.errors import FedLLMError
 from fedllm.kept import check_kept
 from fedllm.progress import Watcher
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
-from fedllm.training.schedule import round_lr
 from fedllm.types import Example
 
 Widen = Callable[[RoundDirectory], Mapping[str, Sequence[Example]]]
@@ -34,10 +32,8 @@ def run_rounds(
     members: Mapping[str, Member],
     runtime: Runtime,
     *,
+    config: RunConfig,
     title: str,
-    algorithm: Choice,
-    settings: FederationConfig,
-    steps: int,
     watcher: Watcher,
     after_round: Callable[[RoundDirectory], str],
     widen: Widen | None = None,
@@ -49,10 +45,8 @@ def run_rounds(
         federation: Whose rounds; a finished one costs nothing.
         members: Clients by name.
         runtime: The resident model.
+        config: The recipe that the federation follows.
         title: Shown while working.
-        algorithm: How updates are combined.
-        settings: Rounds, cohort, weights, seed.
-        steps: Optimiser steps per client and round.
         watcher: Shows progress.
         after_round: Called with every closed round, also on resume; returns a note to show.
         widen: Where clients are given other public examples in every round.
@@ -60,28 +54,21 @@ def run_rounds(
     Raises:
         EngineError: A round has too few usable updates, or a finished one was altered.
     """
-    runtime.write_initial(federation)
-    with watcher.task(title, settings.rounds) as tick:
-        for number in range(1, settings.rounds + 1):
+    runtime.write_initial(federation, config.federation.seed)
+    with watcher.task(title, config.federation.rounds) as tick:
+        for number in range(1, config.federation.rounds + 1):
             directory = federation.round(number)
             if directory.done:
                 check_kept(directory)
             else:
-                lr = round_lr(runtime.config.training, number, settings.rounds)
-                open_round(federation, number, list(members), settings, algorithm, lr=lr)
+                open_round(federation, number, list(members), config)
                 cohort = {client: members[client] for client in cohort_of(directory)}
                 if widen is not None:
                     given = widen(directory)
                     cohort = {c: replace(m, public=given[c]) for c, m in cohort.items()}
-                failed = _train_cohort(run, directory, cohort, runtime, watcher, steps=steps)
+                failed = _train_cohort(run, directory, cohort, runtime, watcher, config)
                 with run.timed("aggregation"):
-                    finish_round(
-                        directory,
-                        algorithm,
-                        settings,
-                        base=runtime.base.fingerprint,
-                        failed=failed,
-                    )
+                    finish_round(directory, config, base=runtime.base.fingerprint, failed=failed)
             for client, reason in read_json(directory.metrics)["failed"].items():
                 watcher.say(f"  round {number}: left out {client}: {reason}")
             tick(after_round(directory))
@@ -93,8 +80,7 @@ def _train_cohort(
     cohort: Mapping[str, Member],
     runtime: Runtime,
     watcher: Watcher,
-    *,
-    steps: int,
+    config: RunConfig,
 ) -> dict[str, str]:
     """Trains who has not sent a whole update yet; returns the reasons of those that failed."""
     failed: dict[str, str] = {}
@@ -105,7 +91,7 @@ def _train_cohort(
                 continue
             watcher.say(f"  round {directory.number}: training {client} again: {damage}")
         try:
-            result = runtime.train(directory, member, steps=steps)
+            result = runtime.train(directory, member, config)
         except OSError:  # the disk is full or gone: nobody's fault, and nothing else will work
             raise
         except Exception as error:  # one client must not take the federation down

@@ -20,6 +20,7 @@ from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
 from fedllm.engines.files import check_sent, send_update, trained_in
 from fedllm.errors import ConfigError, EngineError
+from fedllm.method import Method
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
 from fedllm.server.rounds import UpdateCard
@@ -29,6 +30,7 @@ from fedllm.training.model import (
     DTYPES,
     BaseModel,
     attach_lora,
+    draw,
     initial_adapter,
     install,
     load_base,
@@ -77,9 +79,8 @@ class Runtime:
     config: RunConfig
     base: BaseModel
     model: Any
-    initial: AdapterState
-    """The adapter everybody starts from."""
     accelerator: Any
+    _initial: dict[int, AdapterState] = field(default_factory=dict)
     _shards: dict[tuple[str, int], TokenizedShard] = field(default_factory=dict)
 
     @classmethod
@@ -94,12 +95,17 @@ class Runtime:
         accelerator = start(config.training.model_copy(update={"threads": threads}))
         base = load_base(config.model, device=str(accelerator.device))
         _remember_base(run, base)
-        seed = derive_seed(config.federation.seed, "initial adapter")
-        model = attach_lora(base, config.lora, seed=seed)
-        initial = initial_adapter(model, DTYPES[config.lora.dtype])
-        return cls(config, base, model, initial, accelerator)
+        seed = derive_seed(config.own.federation.seed, "initial adapter")
+        return cls(config, base, attach_lora(base, config.lora, seed=seed), accelerator)
 
-    def write_initial(self, federation: FederationDirectory) -> None:
+    def initial(self, seed: int) -> AdapterState:
+        """The adapter everybody starts from in a federation of ``seed``."""
+        if seed not in self._initial:
+            draw(self.model, derive_seed(seed, "initial adapter"))
+            self._initial[seed] = initial_adapter(self.model, DTYPES[self.config.lora.dtype])
+        return self._initial[seed]
+
+    def write_initial(self, federation: FederationDirectory, seed: int) -> None:
         """Writes round 0: the adapter everybody starts from.
 
         Raises:
@@ -107,10 +113,10 @@ class Runtime:
         """
         first = federation.round(0).aggregate
         if not first.exists():
-            save_adapter(self.initial, first)
-        elif not _equal(load_adapter(first), self.initial):
+            save_adapter(self.initial(seed), first)
+        elif not _equal(load_adapter(first), self.initial(seed)):
             raise EngineError(
-                f"{first} is not the adapter that lora and federation.seed of the recipe draw; "
+                f"{first} is not the adapter that lora and seed {seed} of the recipe draw; "
                 f"delete {first.parent} and give the same command, which draws it again"
             )
 
@@ -142,30 +148,26 @@ class Runtime:
         self,
         directory: RoundDirectory,
         member: Member,
-        *,
-        steps: int | None = None,
+        config: RunConfig,
     ) -> LocalResult:
         """Trains ``member`` for one round from what was sent and writes its update.
 
         Args:
             directory: An open round.
             member: The client.
-            steps: Optimiser steps, where they differ from ``training.steps``.
+            config: The recipe that the federation follows.
         """
-        training = self.config.training
-        if steps is not None:
-            training = training.model_copy(update={"steps": steps})
         check_sent(directory)
         install(self.model, load_adapter(directory.sent))
-        keep = self.config.retrieval.when == "once"  # else the next round brings other items
+        keep = config.retrieval.when == "once"  # else the next round brings other items
         shard = self.tokenised(member.name, [*member.private, *member.public], keep=keep)
         result = train_client(
             self.model,
             shard.examples,
-            training=training,
+            training=config.training,
             lr=read_json(directory.plan)["lr"],
             seed=derive_seed(
-                self.config.federation.seed,
+                config.federation.seed,
                 "training",
                 round=directory.number,
                 client=member.name,
@@ -187,22 +189,21 @@ class Runtime:
                 steps=result.steps,
                 loss_first=result.loss_first,
                 loss_last=result.loss_last,
-                domains=self._domains(member),
+                domains=_domains(member, config.method),
             )
             send_update(directory, result.state, card)
         self.accelerator.wait_for_everyone()
         return result
 
-    def _domains(self, member: Member) -> dict[str, int] | None:
-        """The client's private examples by domain, given away where the weights ask for them."""
-        if "counts_domains" not in self.config.federation.weights.traits:
-            return None
-        return domain_counts(member.private)
-
     def with_adapter(self, path: Path) -> Any:
         """The model with the adapter of directory ``path`` installed."""
         install(self.model, load_adapter(path))
         return self.model
+
+
+def _domains(member: Member, method: Method) -> dict[str, int] | None:
+    """The client's private examples by domain, given away where the weights ask for them."""
+    return domain_counts(member.private) if "counts_domains" in method.weights.traits else None
 
 
 def _equal(one: AdapterState, other: AdapterState) -> bool:

@@ -1,100 +1,149 @@
-"""The arms of an experiment: the recipe's own system and what it is compared with.
+"""The arms of an experiment: the recipe's own method and what it is compared with.
 
 All arms share shards, base model, initial adapter, seeds and number of rounds, so a difference
-between two arms is a difference between two methods. Which budget each arm gets:
+between two arms is a difference between two methods. ``full`` is the recipe's own, every other name
+is one of ``compare``; three of them are no federation:
 
 ========================  =======================================================================
 ``base``                  no training
 ``local``                 every client alone, training in *every* round (never fewer steps than
                           in the federation)
-``fedit``                 FedAvg of the factors, private data only
-``fedit+random``          the same, with as many random public examples as the full system gets
-``full``                  the recipe's algorithm and retrieval
 ``centralised``           all private shards in one place, with the optimiser steps of a whole
                           cohort in every round: what privacy rules out
 ========================  =======================================================================
+
+With several ``seeds`` every arm that trains is trained once for each: replicates.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedllm.catalogue import Choice, choose
-from fedllm.config import RetrievalMethod, RunConfig
-from fedllm.retrieval.methods import METHODS
+from fedllm.compare import compared, flattened
+from fedllm.config import ALONE, OWN, RetrievalMethod, RunConfig
+from fedllm.retrieval.methods import titled
 from fedllm.runs import FederationDirectory, RunDirectory
 
 Kind = Literal["base", "federated", "local", "centralised"]
 
-FULL = "full"
 POOLED = "all"
 """Name of the one client of the centralised arm."""
+WITHOUT_FEDERATION: dict[str, tuple[Kind, str, str]] = {
+    "base": ("base", "Base model", "no training"),
+    "local": ("local", "Local only", "every client alone, scored on its own domain"),
+    "centralised": (
+        "centralised",
+        "Centralised",
+        "all private shards in one place, which privacy rules out",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One column of the comparison."""
+    """One column of the comparison, trained with one seed.
+
+    Attributes:
+        name: As the recipe calls it.
+        kind: Whether it is a federation, or what else.
+        title: As a report calls it.
+        description: In what it differs from the recipe.
+        config: The recipe as this arm trains it; ``federation.seed`` is the arm's.
+        replicate: Whether it repeats another arm with one of the later ``seeds``.
+    """
 
     name: str
     kind: Kind
     title: str
     description: str
-    algorithm: Choice
-    widening: RetrievalMethod = "none"
+    config: RunConfig
+    replicate: bool = False
+
+    @property
+    def seed(self) -> int:
+        """Of its training."""
+        return self.config.federation.seed
+
+    @property
+    def widening(self) -> RetrievalMethod:
+        """How its clients' data are widened."""
+        return self.config.retrieval.method
+
+    @property
+    def label(self) -> str:
+        """Its name in the files of clients, where replicates lie side by side."""
+        return f"{self.name}-seed{self.seed}" if self.replicate else self.name
 
 
 def plan_arms(config: RunConfig) -> list[Arm]:
-    """The arms of a run in the report's order: the recipe's own system last but the ceiling."""
-    chosen = set(config.eval.arms)
-    arms = [arm for arm in _comparisons(config) if arm.name in chosen]
+    """The arms of a run in the report's order: the recipe's own method last but the ceiling."""
+    arms = [_comparison(config, name) for name in config.compare]
     before = [arm for arm in arms if arm.kind != "centralised"]
     after = [arm for arm in arms if arm.kind == "centralised"]
-    return [*before, full_arm(config), *after]
+    return _told_apart([*before, full_arm(config), *after])
 
 
 def full_arm(config: RunConfig) -> Arm:
-    """The recipe's own system."""
-    widening = config.retrieval.method
-    title = config.algorithm.title
-    if widening != "none":
-        title += f" + {METHODS[widening].title}"
-    return Arm(FULL, "federated", title, "the recipe's own system", config.algorithm, widening)
+    """The recipe's own method."""
+    return Arm(OWN, "federated", system_title(config), "the recipe's own system", config.own)
 
 
-def steps_per_round(arm: Arm, config: RunConfig, clients: Sequence[str]) -> int:
-    """Optimiser steps of one client of ``arm`` in one round."""
-    steps = config.training.steps
-    if arm.kind != "centralised":
-        return steps
-    return steps * min(config.federation.clients_per_round or len(clients), len(clients))
-
-
-def _comparisons(config: RunConfig) -> list[Arm]:
-    fedit = choose("rule", "fedit")
+def replicates(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
+    """Every arm that trains, once more for each of ``seeds``."""
     return [
-        Arm("base", "base", "Base model", "no training", fedit),
-        Arm("local", "local", "Local only", "every client alone, scored on its own domain", fedit),
-        Arm("fedit", "federated", "FedIT", "FedAvg of the factors, private data only", fedit),
-        Arm(
-            "fedit+random",
-            "federated",
-            "FedIT + random public data",
-            f"{config.retrieval.per_client} random public examples per client",
-            fedit,
-            "random",
-        ),
-        Arm(
-            "centralised",
-            "centralised",
-            "Centralised",
-            "all private shards in one place, which privacy rules out",
-            fedit,
-        ),
+        replace(
+            arm,
+            title=f"{arm.title}, seed {seed}",
+            config=arm.config.with_values("federation", seed=seed),
+            replicate=True,
+        )
+        for seed in seeds
+        for arm in arms
+        if arm.kind != "base"
     ]
 
 
-def arm_directory(run: RunDirectory, arm: Arm) -> FederationDirectory:
-    """Where an arm's rounds and public items lie; the full system's are the run's own."""
-    return run.federation if arm.name == FULL else run.arm(arm.name)
+def system_title(config: RunConfig) -> str:
+    """What a report calls the method of ``config`` and where its data come from."""
+    return titled(config.method.title, config.retrieval.method)
+
+
+def steps_per_round(arm: Arm, clients: Sequence[str]) -> int:
+    """Optimiser steps of one client of ``arm`` in one round."""
+    steps, size = arm.config.training.steps, arm.config.federation.clients_per_round
+    if arm.kind != "centralised":
+        return steps
+    return steps * min(size or len(clients), len(clients))
+
+
+def _comparison(config: RunConfig, name: str) -> Arm:
+    own = compared(config, name).own
+    if name in ALONE:
+        kind, title, description = WITHOUT_FEDERATION[name]
+        return Arm(name, kind, title, description, own)
+    differs = ", ".join(f"{key}={value}" for key, value in flattened(config.compare[name]))
+    return Arm(name, "federated", system_title(own), differs or "as the recipe", own)
+
+
+def _told_apart(arms: Sequence[Arm]) -> list[Arm]:
+    """Arms of one title (they differ in a setting) carry their names too."""
+    count = Counter(arm.title for arm in arms)
+    return [
+        replace(arm, title=f"{arm.title} ({arm.name})") if count[arm.title] > 1 else arm
+        for arm in arms
+    ]
+
+
+def arm_directory(run: RunDirectory, arm: Arm, *parts: str) -> FederationDirectory:
+    """Where an arm's rounds and public items lie; the full system's are the run's own.
+
+    Args:
+        run: The run.
+        arm: The arm.
+        *parts: The client, of arm ``local``.
+    """
+    root = run.root / "seeds" / str(arm.seed) if arm.replicate else run.root
+    return FederationDirectory(root if arm.name == OWN else root.joinpath("arms", arm.name, *parts))

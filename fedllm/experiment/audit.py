@@ -67,7 +67,7 @@ def audit_run(
         What the run's own report says of it (`_brief`).
     """
     config = run.config
-    if not (run.audit / REPORT).exists():
+    if not _audited(run):
         detach(runtime.model)
         targets = targets_of_run(run, audit.every)
         settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
@@ -90,6 +90,14 @@ def audit_run(
             watcher,
         )
     return _brief(read_report(run.audit)[0])
+
+
+def _audited(run: RunDirectory) -> bool:
+    """Whether the report is there and is of the run's last round."""
+    if not (run.audit / REPORT).exists():
+        return False
+    adapters = read_report(run.audit)[0]["model"]["adapters"]
+    return run.federation.completed in {adapter["round"] for adapter in adapters}
 
 
 def _brief(report: Mapping[str, Any]) -> dict[str, Any]:

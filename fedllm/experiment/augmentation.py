@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.atomic import atomic_json
-from fedllm.config import RetrievalMethod
+from fedllm.config import RetrievalConfig, RetrievalMethod, RunConfig
 from fedllm.data.shards import Shard, read_pool, write_pool
 from fedllm.engines.files import cohort_of
 from fedllm.errors import RetrievalError
@@ -41,7 +41,6 @@ class Augmenter:
     def __init__(self, run: RunDirectory, watcher: Watcher) -> None:
         self._run, self._watcher = run, watcher
         self._settings = run.config.retrieval
-        self._seed = run.config.federation.seed
         self._embedder = Embedder(run, watcher)
         self._centroids = Centroids(run, self._embedder)
         self._screen = Screen(run, self._embedder)
@@ -55,29 +54,28 @@ class Augmenter:
         return self._screen.private(shards)
 
     def widen(
-        self, federation: FederationDirectory, method: RetrievalMethod, shards: Mapping[str, Shard]
+        self, federation: FederationDirectory, config: RunConfig, shards: Mapping[str, Shard]
     ) -> dict[str, list[Example]]:
-        """The public examples every client has before round 1, planned once.
+        """The public examples every client of an arm has before round 1, planned once.
 
         With ``when: each-round`` these are none, and everything that can be refused is refused now.
         """
         nothing: dict[str, list[Example]] = {client: [] for client in shards}
-        if method == "none":
+        settings, seed = config.retrieval, config.federation.seed
+        if settings.method == "none":
             return nothing
-        if self._settings.when == "each-round":
-            if federation.completed < self._run.config.federation.rounds:
-                self._prepare(method, shards)
+        if settings.when == "each-round":
+            if federation.completed < config.federation.rounds:
+                self._prepare(settings.method, shards)
             return nothing
         if not (federation.augmentation / "plan.json").exists():
-            self._prepare(method, shards)
-        return self._hand_out(federation.augmentation, method, list(shards), self._seed)
+            self._prepare(settings.method, shards)
+        return self._hand_out(federation.augmentation, settings, list(shards), seed)
 
-    def widen_round(
-        self, directory: RoundDirectory, method: RetrievalMethod
-    ) -> dict[str, list[Example]]:
+    def widen_round(self, directory: RoundDirectory, config: RunConfig) -> dict[str, list[Example]]:
         """The public examples of an open round's cohort, planned once; reads nothing private."""
-        seed = derive_seed(self._seed, "augmentation", round=directory.number)
-        return self._hand_out(directory.public, method, cohort_of(directory), seed)
+        seed = derive_seed(config.federation.seed, "augmentation", round=directory.number)
+        return self._hand_out(directory.public, config.retrieval, cohort_of(directory), seed)
 
     def measure(self, arms: Sequence[Arm], shards: Mapping[str, Shard]) -> dict[str, Any]:
         """Domain coverage before and after, and a 2-D map; measured and written once."""
@@ -90,12 +88,12 @@ class Augmenter:
             self._centroids.release(shards)
 
     def _hand_out(
-        self, folder: Path, method: RetrievalMethod, clients: Sequence[str], seed: int
+        self, folder: Path, settings: RetrievalConfig, clients: Sequence[str], seed: int
     ) -> dict[str, list[Example]]:
         done = folder / "plan.json"
         if not done.exists():
             suspects = set(self._screen.public({}))
-            plan = self._plan(method, clients, seed, suspects)
+            plan = self._plan(settings, clients, seed, suspects)
             given = {name for items in plan.items.values() for name in items.ids}
             self._gate(suspects, given)
             for client, items in plan.items.items():
@@ -105,12 +103,12 @@ class Augmenter:
         return {client: read_pool(folder / f"{client}.jsonl") for client in clients}
 
     def _plan(
-        self, method: RetrievalMethod, clients: Sequence[str], seed: int, suspects: set[str]
+        self, settings: RetrievalConfig, clients: Sequence[str], seed: int, suspects: set[str]
     ) -> Augmentation:
-        settings, needs = self._settings, METHODS[method].needs
+        needs = METHODS[settings.method].needs
         asking = needs == "centroids"
         return plan_augmentation(
-            method,
+            settings.method,
             self._centroids.arrived(clients) if asking else dict.fromkeys(clients, NOBODY),
             self._embedder.names if needs == "ids" else self._embedder.index,
             per_client=settings.per_client,

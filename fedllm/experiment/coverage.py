@@ -134,10 +134,13 @@ def measure_coverage(
     arms: Sequence[Arm],
     shards: Mapping[str, Shard],
 ) -> dict[str, Any]:
-    """Measures and writes ``public/coverage.json`` once."""
+    """Measures and writes ``public/coverage.json``, anew when rounds or arms were added."""
     path = run.root / "public" / "coverage.json"
-    if not path.exists():
-        atomic_json(path, CoverageStudy(run, embedder, centroids).measure(arms, shards))
+    widened = [arm.name for arm in arms if arm.widening != "none"]
+    made_of = {"arms": widened, "rounds": run.config.federation.rounds}
+    if not path.exists() or read_json(path).get("made_of") != made_of:
+        measured = CoverageStudy(run, embedder, centroids).measure(arms, shards)
+        atomic_json(path, {**measured, "made_of": made_of})
     return dict(read_json(path))
 
 

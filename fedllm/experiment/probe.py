@@ -23,10 +23,10 @@ def run_probe(
     Members are drawn from a client's training examples, non-members are the private examples that
     were set aside when the shards were made.
     """
-    path = run.root / "probe.json"
-    if not path.exists():
-        config = run.config
-        model = runtime.with_adapter(run.federation.round(config.federation.rounds).aggregate)
+    config, path = run.config, run.root / "probe.json"
+    last = config.federation.rounds
+    if not path.exists() or read_json(path).get("round") != last:
+        model = runtime.with_adapter(run.federation.round(last).aggregate)
         clients: dict[str, Any] = {}
         with watcher.task("Extraction probe", len(shards)) as tick:
             for client, shard in shards.items():
@@ -41,7 +41,8 @@ def run_probe(
                 )
                 clients[client] = found.aggregate()
                 tick(client)
-        atomic_json(path, {"clients": clients, "description": DESCRIPTION.format(run=RUN)})
+        description = DESCRIPTION.format(run=RUN)
+        atomic_json(path, {"round": last, "clients": clients, "description": description})
     return dict(read_json(path))
 
 

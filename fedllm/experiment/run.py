@@ -20,8 +20,8 @@ from fedllm.experiment.arms import (
     POOLED,
     Arm,
     arm_directory,
-    full_arm,
     plan_arms,
+    replicates,
     steps_per_round,
 )
 from fedllm.experiment.audit import audit_population, audit_run, check_audit
@@ -73,6 +73,7 @@ def run_experiment(
             summary = summarise(
                 run,
                 experiment.arms,
+                experiment.replicates,
                 experiment.shards,
                 coverage=coverage,
                 probe=probe,
@@ -89,8 +90,9 @@ def prepare_run(config: RunConfig, watcher: Watcher, *, fresh: bool = False) -> 
     limits = check_audit(config.audit)
     with opened_run(config, describe_environment(config.training), fresh=fresh) as run:
         experiment = _Experiment(run, watcher, limits)
-        experiment.augmenter.widen(run.federation, full_arm(config).widening, experiment.shards)
-        experiment.runtime.write_initial(run.federation)
+        own = run.config.own
+        experiment.augmenter.widen(run.federation, own, experiment.shards)
+        experiment.runtime.write_initial(run.federation, own.federation.seed)
         cohort = open_next(run, run.federation.completed + 1)
         settle(run)
         hand_out(run, watcher)
@@ -103,9 +105,10 @@ def hand_out(run: RunDirectory, watcher: Watcher) -> None:
     Nothing private is read: the centroids arrived when the run was prepared.
     """
     directory = run.federation.round(run.federation.completed + 1)
-    retrieval = run.config.retrieval
-    if retrieval.when == "each-round" and retrieval.method != "none" and directory.plan.exists():
-        Augmenter(run, watcher).widen_round(directory, retrieval.method)
+    own = run.config.own
+    each_round = own.retrieval.when == "each-round" and own.retrieval.method != "none"
+    if each_round and directory.plan.exists():
+        Augmenter(run, watcher).widen_round(directory, own)
 
 
 class _Experiment:
@@ -115,13 +118,16 @@ class _Experiment:
         self.run, self.watcher, self.limits = run, watcher, limits
         self.config = run.config
         self.arms = plan_arms(self.config)
+        self.replicates = replicates(self.arms, self.config.training_seeds[1:])
         self.augmenter = Augmenter(run, watcher)
         with run.timed("data"):
             self.shards = make_shards(run, self.augmenter.labels, self.augmenter.screened, watcher)
         domains = {client: domain_counts(shard.train) for client, shard in self.shards.items()}
-        check_weighting(self.config.federation, domains)
-        settings = self.config.federation
-        check_cohort(self.config.algorithm, settings.clients_per_round or len(self.shards))
+        for arm in [*self.arms, *self.replicates]:
+            if arm.kind == "federated":
+                check_weighting(arm.config, domains)
+                size = arm.config.federation.clients_per_round or len(self.shards)
+                check_cohort(arm.config.method.rule, size)
         if self.config.audit:  # too small a shard is found now
             self.population = audit_population(run, self.config.audit)
         with run.timed("loading"):
@@ -142,7 +148,7 @@ class _Experiment:
 
     def run_arms(self) -> None:
         """Runs what is left of every arm: rounds and evaluations."""
-        pieces = [piece for arm in self.arms for piece in self._pieces(arm)]
+        pieces = [piece for arm in [*self.arms, *self.replicates] for piece in self._pieces(arm)]
         settle(self.run)
         processes = min(self.config.eval.parallel_arms, len(pieces))
         if processes == 1:
@@ -189,7 +195,7 @@ class _Experiment:
             self._run_base()
         elif arm.kind == "local":
             for client, shard in self.shards.items():  # alone: a federation of one
-                federation = self.run.arm(arm.name, client)
+                federation = arm_directory(self.run, arm, client)
                 members = {client: Member(client, shard.train)}
                 title = f"{arm.title}: {client}"
                 yield partial(self._rounds, arm, federation, members, title, every_round=False)
@@ -200,7 +206,7 @@ class _Experiment:
 
     def _run_base(self) -> None:
         """Round 0 of the full system: the initial adapter changes nothing."""
-        self.runtime.write_initial(self.run.federation)
+        self.runtime.write_initial(self.run.federation, self.config.own.federation.seed)
         note = self.evaluator.evaluate("base", self.run.federation.round(0))
         self.watcher.say(f"Base model: {note}")
 
@@ -209,7 +215,7 @@ class _Experiment:
             pooled = [row for shard in self.shards.values() for row in shard.train]
             return {POOLED: Member(POOLED, pooled)}
         with self.run.timed("retrieval"):
-            given = self.augmenter.widen(federation, arm.widening, self.shards)
+            given = self.augmenter.widen(federation, arm.config, self.shards)
         return {
             client: Member(client, shard.train, given[client])
             for client, shard in self.shards.items()
@@ -225,17 +231,18 @@ class _Experiment:
         *,
         every_round: bool,
     ) -> None:
-        settings = self.config.federation
-        label = arm.name if arm.kind != "local" else f"{arm.name}-{federation.path.name}"
-        if len(members) < settings.min_clients:
-            settings = settings.model_copy(update={"min_clients": len(members)})
-        last, every = settings.rounds, self.config.eval.every
+        fewest = min(arm.config.federation.min_clients, len(members))
+        config = arm.config.with_values("federation", min_clients=fewest).with_values(
+            "training", steps=steps_per_round(arm, list(self.shards))
+        )
+        label = arm.label if arm.kind != "local" else f"{arm.label}-{federation.path.name}"
+        last, every = config.federation.rounds, config.eval.every
 
         def widen(directory: RoundDirectory) -> dict[str, list[Example]]:
             with self.run.timed("retrieval"):
-                return self.augmenter.widen_round(directory, arm.widening)
+                return self.augmenter.widen_round(directory, config)
 
-        each_round = arm.widening != "none" and self.config.retrieval.when == "each-round"
+        each_round = arm.widening != "none" and config.retrieval.when == "each-round"
 
         def after_round(directory: RoundDirectory) -> str:
             number = directory.number
@@ -249,10 +256,8 @@ class _Experiment:
                 federation,
                 members,
                 self.runtime,
+                config=config,
                 title=title,
-                algorithm=arm.algorithm,
-                settings=settings,
-                steps=steps_per_round(arm, self.config, list(self.shards)),
                 watcher=watcher,
                 after_round=after_round,
                 widen=widen if each_round else None,

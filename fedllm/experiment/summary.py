@@ -14,7 +14,7 @@ from fedllm.atomic import atomic_json
 from fedllm.data.shards import Shard
 from fedllm.engines.files import directory_bytes
 from fedllm.eval.rounds import Scores, average, by_domain, read_reports
-from fedllm.eval.stats import Interval
+from fedllm.eval.stats import Interval, over_seeds
 from fedllm.experiment.arms import Arm, arm_directory
 from fedllm.runs import RoundDirectory, RunDirectory, read_json
 
@@ -22,6 +22,7 @@ from fedllm.runs import RoundDirectory, RunDirectory, read_json
 def summarise(
     run: RunDirectory,
     arms: Sequence[Arm],
+    replicates: Sequence[Arm],
     shards: Mapping[str, Shard],
     *,
     coverage: Mapping[str, Any] | None,
@@ -38,6 +39,7 @@ def summarise(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "seed": config.federation.seed,
+        "seeds": config.training_seeds,
         "rounds": config.federation.rounds,
         "model": {
             "name": base["name"],
@@ -55,7 +57,7 @@ def summarise(
         "domains": list(
             by_domain(read_reports(run.federation.round(config.federation.rounds)).values())
         ),
-        "arms": [_arm(run, arm, shards) for arm in arms],
+        "arms": [_over_seeds(run, arm, replicates, shards) for arm in arms],
         "coverage": coverage,
         "retrieval": _retrieval(run),
         "probe": probe,
@@ -76,6 +78,26 @@ def _plain(scores: Scores) -> dict[str, Any]:
 
 def _domains(domains: Mapping[str, Scores]) -> dict[str, Any]:
     return {domain: _plain(scores) for domain, scores in domains.items()}
+
+
+def _over_seeds(
+    run: RunDirectory, arm: Arm, replicates: Sequence[Arm], shards: Mapping[str, Shard]
+) -> dict[str, Any]:
+    """An arm; with several seeds, ``over_seeds`` has its average's mean over them and each value.
+
+    The interval over seeds and the one over questions answer different questions and stay apart.
+    """
+    record = _arm(run, arm, shards)
+    others = [_arm(run, one, shards) for one in replicates if one.name == arm.name]
+    if not others:
+        return record
+    record["over_seeds"] = {}
+    for measure, value in record["average"].items():
+        values = [one["average"][measure]["mean"] for one in [record, *others] if value]
+        if values:
+            found = over_seeds(values).as_dict()
+            record["over_seeds"][measure] = {**found, "values": values}
+    return record
 
 
 def _arm(run: RunDirectory, arm: Arm, shards: Mapping[str, Shard]) -> dict[str, Any]:
@@ -104,7 +126,7 @@ def _local(
     own: list[dict[str, dict[str, Interval]]] = []
     everywhere: dict[str, Any] = {}
     for client in shards:
-        last = run.arm(arm.name, client).round(run.config.federation.rounds)
+        last = arm_directory(run, arm, client).round(run.config.federation.rounds)
         reports = read_reports(last)
         own.append(reports.get(client, {}))
         domains = by_domain(reports.values())

@@ -18,8 +18,9 @@ from fedllm.aggregation.report import AggregationReport
 from fedllm.aggregation.rules import find_rule
 from fedllm.aggregation.weights.cohort import Cohort
 from fedllm.catalogue import Choice
-from fedllm.config import FederationConfig
+from fedllm.config import RunConfig
 from fedllm.errors import AdapterError, ConfigError, EngineError
+from fedllm.method import Method
 from fedllm.seeds import derive_seed, numpy_rng
 
 Count = Annotated[int, Field(ge=0)]
@@ -46,7 +47,7 @@ class UpdateCard:
     sha256: str | None = None
     """Hash of the adapter's weights as the client wrote them."""
     domains: dict[str, Count] | None = None
-    """Private examples by domain, which the client gives away with ``federation.weights: feddisco``
+    """Private examples by domain, which the client gives away with ``method.weights: feddisco``
     and not otherwise."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,25 +78,26 @@ def choose_cohort(clients: Sequence[str], size: int | None, *, seed: int, round:
     return [ordered[i] for i in sorted(rng.choice(len(ordered), size=size, replace=False))]
 
 
-def check_cohort(algorithm: Choice, size: int) -> None:
+def check_cohort(rule: Choice, size: int) -> None:
     """Raises ``ConfigError`` when the rule cannot combine ``size`` updates, whatever they are."""
-    select = find_rule(algorithm).select
+    select = find_rule(rule).select
     if select is not None:
         even = torch.full((size,), 1 / size, dtype=torch.float64)
         select(torch.eye(size, dtype=torch.float64), even)
 
 
-def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[str, int]]) -> None:
-    """Looks ahead whether ``feddisco`` leaves somebody a weight in every round.
+def check_weighting(config: RunConfig, domains: Mapping[str, Mapping[str, int]]) -> None:
+    """Looks ahead whether weights that count domains leave somebody one in every round.
 
     Args:
-        settings: Rounds, cohorts and weights.
+        config: The recipe that the federation follows.
         domains: Client name to its private examples by domain.
 
     Raises:
         ConfigError: Nobody would keep a weight in a round.
     """
-    if "counts_domains" not in settings.weights.traits:
+    weights, settings = config.method.weights, config.federation
+    if "counts_domains" not in weights.traits:
         return
     cards = {c: {"examples": sum(n.values()), "domains": n} for c, n in domains.items()}
     for number in range(1, settings.rounds + 1):
@@ -103,11 +105,9 @@ def check_weighting(settings: FederationConfig, domains: Mapping[str, Mapping[st
             list(cards), settings.clients_per_round, seed=settings.seed, round=number
         )
         try:
-            _weights({client: cards[client] for client in cohort}, settings)
+            _weights({client: cards[client] for client in cohort}, weights)
         except ConfigError as error:
-            raise ConfigError(
-                f"federation.weights={settings.weights.name}, round {number}: {error}"
-            ) from None
+            raise ConfigError(f"method.weights={weights.name}, round {number}: {error}") from None
 
 
 def check_update(
@@ -154,8 +154,8 @@ def close_round(
     updates: Mapping[str, tuple[AdapterState, UpdateCard]],
     failed: Mapping[str, str],
     *,
-    algorithm: Choice,
-    settings: FederationConfig,
+    method: Method,
+    min_clients: int,
     sent: AdapterState,
     round: int,
 ) -> ClosedRound:
@@ -164,28 +164,28 @@ def close_round(
     Args:
         updates: Usable updates by client.
         failed: Reasons of those left out, by client.
-        algorithm: Which rule combines them.
-        settings: Which policy weighs them, and the fewest with which the round stands.
+        method: How they are weighed and combined.
+        min_clients: The fewest with which the round stands.
         sent: The adapter the clients started from.
         round: For messages.
 
     Raises:
         EngineError: Too few updates are usable.
     """
-    if len(updates) < settings.min_clients:
+    if len(updates) < min_clients:
         reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(failed.items()))
         raise EngineError(
             f"round {round}: {len(updates)} usable updates, federation.min_clients="
-            f"{settings.min_clients} ({reasons or 'none arrived'}); mend the clients and run the "
+            f"{min_clients} ({reasons or 'none arrived'}); mend the clients and run the "
             "same command again, or lower federation.min_clients"
         )
     adapters = {client: updates[client][0] for client in sorted(updates)}
     cards = {client: updates[client][1].to_dict() for client in adapters}
-    weights = _weights(cards, settings, adapters, sent)
+    weights = _weights(cards, method.weights, adapters, sent)
     state, report = aggregate(
         {client: adapters[client] for client in weights},
         weights,
-        algorithm,
+        method.rule,
         sent=sent,
         floor=True,
     )
@@ -194,7 +194,7 @@ def close_round(
 
 def _weights(
     cards: Mapping[str, Mapping[str, Any]],
-    settings: FederationConfig,
+    policy: Choice,
     adapters: Mapping[str, AdapterState] | None = None,
     sent: AdapterState | None = None,
 ) -> dict[str, float]:
@@ -204,5 +204,5 @@ def _weights(
         with one_blas_thread():
             return pairwise_products(adapters or {}, sent)
 
-    weights = settings.weights.load()(Cohort(cards, products))
+    weights = policy.load()(Cohort(cards, products))
     return {client: weight for client, weight in weights.items() if weight > 0}

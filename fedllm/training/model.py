@@ -136,7 +136,7 @@ def attach_lora(base: BaseModel, lora: LoraConfig, *, seed: int) -> peft.PeftMod
     if settings.target_parameters:  # peft adds fused experts, which are no matrices
         raise ConfigError(_unfit(base, lora, layers, "fused expert weights cannot be combined"))
     model.peft_config[ADAPTER].base_model_name_or_path = base.name
-    _draw(model, seed)
+    draw(model, seed)
     return model.eval()
 
 
@@ -366,7 +366,8 @@ def _unfit(base: BaseModel, lora: LoraConfig, layers: list[str], reason: str) ->
     )
 
 
-def _draw(model: peft.PeftModel, seed: int) -> None:
+def draw(model: peft.PeftModel, seed: int) -> None:
+    """Sets the adapter to what a fresh one of ``seed`` is (see ``attach_lora``)."""
     for name, parameter in adapter_parameters(model).items():
         if parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()

@@ -12,10 +12,10 @@ from synthetic import adapter, clients
 
 from fedllm.adapters.state import AdapterState, load_adapter
 from fedllm.catalogue import POINTS, choose
-from fedllm.config import FederationConfig
 from fedllm.engines.files import directory_bytes
 from fedllm.errors import AdapterError, ConfigError
 from fedllm.experiment import run_experiment
+from fedllm.method import Method
 from fedllm.progress import Watcher
 from fedllm.recipe import parse_recipe
 from fedllm.runs import open_run, read_json
@@ -28,7 +28,7 @@ from fedllm.server.rounds import (
 )
 from fedllm.traits import refusal_in_rounds
 
-PLAIN = {"retrieval": {"method": "none"}, "eval": {"arms": []}}
+PLAIN = {"retrieval": {"method": "none"}, "compare": {}}
 TWO_DOMAINS = {
     "partition": "iid",
     "clients": 3,
@@ -59,22 +59,22 @@ OUTSIDE = [n for n, rule in POINTS["rule"].items() if refusal_in_rounds(rule.tra
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_rule_that_cannot_run_in_rounds_is_refused_with_the_reason(tmp_path, name):
     recipe = small_recipe(tmp_path)
-    with pytest.raises(ConfigError, match=f"algorithm: rule {name} cannot run in rounds.*; use "):
-        parse_recipe({**recipe, "algorithm": {"name": name}}, "r")
+    with pytest.raises(ConfigError, match=f"method: rule {name} cannot run in rounds.*; use "):
+        parse_recipe({**recipe, "method": {"rule": name}}, "r")
 
 
 def test_unknown_rules_and_settings_are_refused_with_the_known_ones(tmp_path):
     recipe = small_recipe(tmp_path)
-    for algorithm, message in [
-        ({"name": "fedavg"}, "algorithm 'fedavg' is unknown; choose one of"),
-        ({"name": "median", "trim": 0.1}, "algorithm.trim: unknown key; known keys: rank"),
-        ({"name": "trimmed-mean", "trim": 1.5}, "algorithm.trim=1.5"),
-        ({"name": "flexlora", "energy": 0.9}, "algorithm.energy is for fedllm aggregate alone"),
-        ({"name": "krum", "byzantine": "few"}, "algorithm.byzantine='few'"),
-        ({"name": ["fedit"]}, "algorithm"),
+    for rule, message in [
+        ({"name": "fedavg"}, "method.rule 'fedavg' is unknown; choose one of"),
+        ({"name": "median", "trim": 0.1}, "method.rule.trim: unknown key; known keys: rank"),
+        ({"name": "trimmed-mean", "trim": 1.5}, "method.rule.trim=1.5"),
+        ({"name": "flexlora", "energy": 0.9}, "rule.energy is for fedllm aggregate alone"),
+        ({"name": "krum", "byzantine": "few"}, "method.rule.byzantine='few'"),
+        ({"name": ["fedit"]}, "method.rule={'name': ['fedit']}: expected a name"),
     ]:
         with pytest.raises(ConfigError) as caught:
-            parse_recipe({**recipe, "algorithm": algorithm}, "r")
+            parse_recipe({**recipe, "method": {"rule": rule}}, "r")
         assert message in str(caught.value)
 
 
@@ -85,7 +85,7 @@ def test_a_cohort_too_small_for_the_rule_is_found_before_training(tmp_path):
         with pytest.raises(ConfigError, match="krum"):
             check_cohort(choose("rule", rule), size)
     with pytest.raises(ConfigError, match="krum needs at least byzantine"):
-        work(tmp_path, algorithm={"name": "krum"})  # two clients per round
+        work(tmp_path, method={"rule": "krum"})  # two clients per round
     assert not list((tmp_path / "run" / "rounds").glob("*/updates"))
 
 
@@ -107,7 +107,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_whole_run_of_every_family(tmp_path, name):
-    run = work(tmp_path, algorithm={"name": name, **FAMILIES[name]})
+    run = work(tmp_path, method={"rule": {"name": name, **FAMILIES[name]}})
     start = load_adapter(run.federation.round(0).aggregate)
     end = load_adapter(run.federation.round(2).aggregate)
     for module in start.modules:
@@ -129,7 +129,7 @@ def test_a_whole_run_of_every_family(tmp_path, name):
             assert counted == directory_bytes(this.update(client)) - sum(frozen)
 
 
-ROLORA = {"algorithm": {"name": "rolora"}, "federation": {"rounds": 4, "clients_per_round": 2}}
+ROLORA = {"method": {"rule": "rolora"}, "federation": {"rounds": 4, "clients_per_round": 2}}
 
 
 def test_rolora_trains_one_factor_a_round_and_resumes_to_the_same_bytes(tmp_path):
@@ -162,8 +162,9 @@ def test_rolora_trains_one_factor_a_round_and_resumes_to_the_same_bytes(tmp_path
 
 @pytest.mark.parametrize("policy", ["norm", "inverse-distance", "feddisco"])
 def test_weight_policies_of_a_recipe(tmp_path, policy):
-    federation = {"weights": policy, "rounds": 1, "clients_per_round": None}
-    run = work(tmp_path, federation=federation, data=TWO_DOMAINS)
+    federation = {"rounds": 1, "clients_per_round": None}
+    method = {"weights": policy}
+    run = work(tmp_path, federation=federation, method=method, data=TWO_DOMAINS)
     this = run.federation.round(1)
     weights = read_json(this.metrics)["weights"]
     assert len(weights) == 3 and min(weights.values()) > 0
@@ -177,19 +178,21 @@ def test_weight_policies_of_a_recipe(tmp_path, policy):
 
 
 def test_feddisco_that_leaves_nobody_a_weight_is_refused_before_the_model_loads(tmp_path):
-    federation = {"weights": {"name": "feddisco", "a": 3.0}}
+    method = {"weights": {"name": "feddisco", "a": 3.0}}
     with pytest.raises(ConfigError, match=r"feddisco, round 1: no client .* lower a or raise b"):
-        work(tmp_path, federation=federation)  # one domain per client
+        work(tmp_path, method=method)  # one domain per client
     assert not (tmp_path / "run" / "base.json").exists()
 
 
-def test_looking_ahead_concerns_feddisco_alone():
+def test_looking_ahead_concerns_feddisco_alone(tmp_path):
     domains = {"a": {"x": 3}, "b": {"y": 3}}
-    harsh = {"weights": {"name": "feddisco", "a": 9.0}}
-    check_weighting(FederationConfig(), domains)
-    check_weighting(FederationConfig(**harsh, clients_per_round=1), domains)
+    everybody = {"federation": {"clients_per_round": None}}
+    harsh = {"method": {"weights": {"name": "feddisco", "a": 9.0}}}
+    check_weighting(small_config(tmp_path, **everybody), domains)
+    one = {"federation": {"clients_per_round": 1}}
+    check_weighting(small_config(tmp_path, **one, **harsh), domains)
     with pytest.raises(ConfigError, match="round 1"):
-        check_weighting(FederationConfig(**harsh), domains)
+        check_weighting(small_config(tmp_path, **everybody, **harsh), domains)
 
 
 # What arrives.
@@ -229,8 +232,8 @@ def test_a_client_without_a_step_is_left_out_by_norm():
     closed = close_round(
         {name: (state, card(name)) for name, state in states.items()},
         {},
-        algorithm=choose("rule", "fedit"),
-        settings=FederationConfig(weights="norm"),
+        method=Method(rule="fedit", weights="norm"),
+        min_clients=1,
         sent=sent,
         round=1,
     )

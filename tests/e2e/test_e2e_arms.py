@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import fingerprints, small_config
+from runs import arms, fingerprints, small_config
 from typer.testing import CliRunner
 
 from fedllm.cli import app
@@ -23,7 +23,7 @@ def work(folder: Path, name: str, **sections: dict) -> dict:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("arms")
-    return folder, work(folder, "run", eval={"arms": ARMS, "probe_samples": 4})
+    return folder, work(folder, "run", compare=arms(*ARMS), eval={"probe_samples": 4})
 
 
 def test_every_arm_starts_from_the_same_adapter(finished):
@@ -35,8 +35,8 @@ def test_every_arm_starts_from_the_same_adapter(finished):
 
 def test_an_arm_gives_the_bytes_it_gives_alone(finished):
     folder, _ = finished
-    plain = {"algorithm": {"name": "fedit"}, "retrieval": {"method": "none"}}
-    work(folder, "alone", eval={"arms": [], "probe_samples": 4}, **plain)
+    plain = {"method": {"rule": "fedit"}, "retrieval": {"method": "none"}}
+    work(folder, "alone", compare={}, eval={"probe_samples": 4}, **plain)
     alone = fingerprints(folder / "alone", only="rounds/0002/global")
     beside = fingerprints(folder / "run" / "arms" / "fedit", only="rounds/0002/global")
     assert alone == beside and alone
@@ -44,7 +44,7 @@ def test_an_arm_gives_the_bytes_it_gives_alone(finished):
 
 def test_arms_side_by_side_give_the_same_bytes(finished):
     folder, _ = finished
-    work(folder, "beside", eval={"arms": ARMS, "probe_samples": 4, "parallel_arms": 3})
+    work(folder, "beside", compare=arms(*ARMS), eval={"probe_samples": 4, "parallel_arms": 3})
     assert fingerprints(folder / "beside") == fingerprints(folder / "run")
 
 

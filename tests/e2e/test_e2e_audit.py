@@ -32,7 +32,7 @@ MARK = "zqx"
 SECTIONS = {
     "data": {"private": [{"path": f"{domain}.jsonl", "domain": domain} for domain in DOMAINS]},
     "retrieval": {"method": "none"},
-    "eval": {"arms": []},
+    "compare": {},
     "audit": {
         "every": 1,
         "held_out": 10,

@@ -37,8 +37,8 @@ def train_badly(monkeypatch, fault) -> None:
     """Lets ``fault(directory, member)`` act after the medical client has trained."""
     train = Runtime.train
 
-    def trained(self, directory, member, **kwargs):
-        result = train(self, directory, member, **kwargs)
+    def trained(self, directory, member, config):
+        result = train(self, directory, member, config)
         if member.name == "medical":
             fault(directory, member)
         return result
@@ -89,7 +89,7 @@ def test_a_bad_update_is_named_and_left_out(tmp_path, monkeypatch, fault, reason
     train_badly(monkeypatch, fault)
     config = small_config(
         tmp_path, federation={**EVERYBODY, "rounds": 1}, retrieval={"method": "none"},
-        eval={"arms": []},
+        compare={},
     )  # fmt: skip
     summary = work(config)
     record = summary["arms"][0]["rounds"][0]
@@ -106,7 +106,7 @@ def _shard(folder: Path, client: str):
 
 
 def test_too_few_updates_stop_the_round_and_the_run_resumes(tmp_path, monkeypatch):
-    few = {"federation": {**EVERYBODY, "min_clients": 3}, "eval": {"arms": []}}
+    few = {"federation": {**EVERYBODY, "min_clients": 3}, "compare": {}}
     work(small_config(tmp_path, "whole", **few))
     with monkeypatch.context() as broken:
         train_badly(broken, raise_with_text)
@@ -119,7 +119,7 @@ def test_too_few_updates_stop_the_round_and_the_run_resumes(tmp_path, monkeypatc
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch, capsys):
-    recipe = write_recipe(tmp_path, eval={"arms": []}, retrieval={"method": "none"})
+    recipe = write_recipe(tmp_path, compare={}, retrieval={"method": "none"})
     writes = 0
 
     def full_after_a_while(descriptor):
@@ -135,8 +135,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monke
     last = said.splitlines()[-1]
     assert "No space left on device" in last and "free some space" in last
     assert not list((tmp_path / "run").rglob(f"{atomic.TEMPORARY}*"))
-    work(small_config(tmp_path, "run", eval={"arms": []}, retrieval={"method": "none"}))
-    work(small_config(tmp_path, "whole", eval={"arms": []}, retrieval={"method": "none"}))
+    work(small_config(tmp_path, "run", compare={}, retrieval={"method": "none"}))
+    work(small_config(tmp_path, "whole", compare={}, retrieval={"method": "none"}))
     assert fingerprints(tmp_path / "run") == fingerprints(tmp_path / "whole")
 
 
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monke
 def test_bad_input_is_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, overrides, expected):
     if overrides == ["training.device=cuda"] and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    recipe = write_recipe(tmp_path, eval={"arms": []})
+    recipe = write_recipe(tmp_path, compare={})
     code, said = command(monkeypatch, capsys, "run", str(recipe), *overrides)
     last = said.splitlines()[-1]
     assert code == 2 and expected in last and last.startswith("fedllm: ")
@@ -163,17 +163,15 @@ def test_bad_input_is_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, o
 
 
 def test_another_recipe_in_the_same_directory_is_refused(tmp_path):
-    config = small_config(tmp_path, eval={"arms": []}, retrieval={"method": "none"})
+    config = small_config(tmp_path, compare={}, retrieval={"method": "none"})
     work(config)
-    other = small_config(
-        tmp_path, eval={"arms": []}, retrieval={"method": "none"}, lora={"rank": 4}
-    )
+    other = small_config(tmp_path, compare={}, retrieval={"method": "none"}, lora={"rank": 4})
     with pytest.raises(Exception, match="lora.rank was 2, is 4"):
         work(other)
 
 
 def test_another_base_model_under_the_same_name_is_refused(tmp_path):
-    config = small_config(tmp_path, eval={"arms": []}, retrieval={"method": "none"})
+    config = small_config(tmp_path, compare={}, retrieval={"method": "none"})
     work(config)
     weights = tmp_path / "llama" / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -184,7 +182,7 @@ def test_another_base_model_under_the_same_name_is_refused(tmp_path):
 
 
 def test_a_damaged_global_adapter_is_named(tmp_path):
-    config = small_config(tmp_path, eval={"arms": []}, retrieval={"method": "none"})
+    config = small_config(tmp_path, compare={}, retrieval={"method": "none"})
     work(config)
     directory = open_run(tmp_path / "run").federation.round(1)
     (directory.path / "evaluation.json").unlink()
@@ -195,7 +193,7 @@ def test_a_damaged_global_adapter_is_named(tmp_path):
 
 
 def test_rounds_record_what_a_reader_needs(tmp_path):
-    config = small_config(tmp_path, eval={"arms": []})
+    config = small_config(tmp_path, compare={})
     work(config)
     metrics = read_json(open_run(tmp_path / "run").federation.round(2).metrics)
     losses = metrics["aggregation"]

@@ -35,7 +35,7 @@ def launch(run: Path, client: str, number: int) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def driven_by_hand(tmp_path_factory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("files")
-    config = small_config(folder, "by-hand", eval={"arms": []})
+    config = small_config(folder, "by-hand", compare={})
     prepare_run(config, QUIET)
     run = folder / "by-hand"
     said = []
@@ -51,7 +51,7 @@ def driven_by_hand(tmp_path_factory) -> tuple[Path, list[str]]:
 
 def test_accelerate_launch_and_the_local_engine_give_the_same_bytes(driven_by_hand):
     folder, _ = driven_by_hand
-    config = small_config(folder, "local", eval={"arms": []})
+    config = small_config(folder, "local", compare={})
     run_experiment(config, QUIET, command="test", started=time.monotonic())
     by_hand = fingerprints(folder / "by-hand", only="rounds/")
     local = fingerprints(folder / "local", only="rounds/")
@@ -71,7 +71,7 @@ def test_the_commands_say_what_comes_next(driven_by_hand):
 def test_a_run_driven_by_hand_is_evaluated_by_run(driven_by_hand):
     folder, _ = driven_by_hand
     before = fingerprints(folder / "by-hand", only="rounds/")
-    config = small_config(folder, "by-hand", eval={"arms": []})
+    config = small_config(folder, "by-hand", compare={})
     summary = run_experiment(config, QUIET, command="test", started=time.monotonic())
     after = fingerprints(folder / "by-hand", only="rounds/")
     assert {name: after[name] for name in before} == before

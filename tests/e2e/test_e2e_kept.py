@@ -20,7 +20,7 @@ from fedllm.runs import open_run
 
 PLAIN = {
     "retrieval": {"method": "none"},
-    "eval": {"arms": []},
+    "compare": {},
     "federation": {"clients_per_round": None},
 }
 WEIGHTS = "adapter_model.safetensors"

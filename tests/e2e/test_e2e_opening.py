@@ -12,13 +12,14 @@ from runs import fingerprints, small_config
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError, EngineError, FedLLMError
 from fedllm.experiment import prepare_run, run_experiment
-from fedllm.opening import differences, opened_run
+from fedllm.extension import differences
+from fedllm.opening import opened_run
 from fedllm.program import Stopped
 from fedllm.progress import Watcher
 from fedllm.recipe import load_recipe
 from fedllm.runs import open_run
 
-PLAIN = {"retrieval": {"method": "none"}, "eval": {"arms": []}, "federation": {"rounds": 1}}
+PLAIN = {"retrieval": {"method": "none"}, "compare": {}, "federation": {"rounds": 1}}
 QUIET = Watcher(quiet=True)
 
 
@@ -37,12 +38,12 @@ MISTAKES = {
     "target": {"lora": {"targets": ["no_such_layer"]}},
     "length": {"training": {"max_length": 24}},
     "cohort": {"federation": {"clients_per_round": 9}},
-    "rule": {"algorithm": {"name": "krum", "byzantine": 1}},
+    "rule": {"method": {"rule": {"name": "krum", "byzantine": 1}}},
     "encoder": {
         "retrieval": {"method": "feddca", "encoder": "./missing"},
-        "eval": {"arms": ["base"]},
+        "compare": {"base": {}},
     },
-    "client": {"retrieval": {"client_encoder": {"nobody": "hashing"}}, "eval": {"arms": ["base"]}},
+    "client": {"retrieval": {"client_encoder": {"nobody": "hashing"}}, "compare": {"base": {}}},
 }
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import write_recipe
+from runs import arms, write_recipe
 
 from fedllm.data.shards import read_shard
 from fedllm.engines.files import CARD
@@ -105,7 +105,8 @@ def finished(request, tmp_path_factory) -> tuple[Path, str]:
         data={"root": str(folder), "private": private, "test": [], "test_fraction": 0.15},
         training={"overlong": "truncate"},
         retrieval={"min_cluster_size": 2, **VARIANTS[request.param]},
-        eval={"arms": ["base", "local", "fedit+random"], "probe_samples": 3},
+        compare=arms("base", "local", "fedit+random"),
+        eval={"probe_samples": 3},
     )
     return folder, loud(folder, "run", recipe)
 

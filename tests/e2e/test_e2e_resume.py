@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import fingerprints, small_config
+from runs import arms, fingerprints, small_config
 
 from fedllm.atomic import TEMPORARY
 from fedllm.config import RunConfig
@@ -18,7 +18,8 @@ from fedllm.progress import Watcher
 from fedllm.runs import open_run
 
 KILLS = 24
-EVAL = {"arms": ["base", "local", "fedit", "centralised"], "probe_samples": 4}
+COMPARE = arms("base", "local", "fedit", "centralised")
+EVAL = {"probe_samples": 4}
 FORK = multiprocessing.get_context("fork")  # the children start with everything imported
 
 
@@ -44,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(folder: Path) -> tuple[dict[str, str], float]:
-    config = small_config(folder, "whole", eval=EVAL)
+    config = small_config(folder, "whole", compare=COMPARE, eval=EVAL)
     began = time.monotonic()
     assert run_child(config) == 0
     return fingerprints(folder / "whole"), time.monotonic() - began
@@ -56,7 +57,8 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(folder, uninterru
     kills, number = 0, 0
     while kills < KILLS:
         parallel = 1 + number % 2
-        config = small_config(folder, f"killed-{number}", eval={**EVAL, "parallel_arms": parallel})
+        evaluation = {**EVAL, "parallel_arms": parallel}
+        config = small_config(folder, f"killed-{number}", compare=COMPARE, eval=evaluation)
         while run_child(config, kill_after=moments.uniform(0.05, seconds * 0.6)) != 0:
             kills += 1
         run = folder / f"killed-{number}"
@@ -67,7 +69,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(folder, uninterru
 
 def test_the_same_command_again_changes_nothing(folder, uninterrupted):
     expected, _ = uninterrupted
-    assert run_child(small_config(folder, "whole", eval=EVAL)) == 0
+    assert run_child(small_config(folder, "whole", compare=COMPARE, eval=EVAL)) == 0
     assert fingerprints(folder / "whole") == expected
 
 

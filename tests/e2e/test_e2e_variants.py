@@ -13,7 +13,7 @@ from fedllm.runs import open_run, read_json
 
 
 def work(folder, **sections: dict) -> dict:
-    config = small_config(folder, eval={"arms": []}, **sections)
+    config = small_config(folder, compare={}, **sections)
     return run_experiment(config, Watcher(quiet=True), command="test", started=time.monotonic())
 
 
@@ -45,7 +45,12 @@ def test_adapters_travel_in_bfloat16_when_asked(tmp_path):
 
 @pytest.mark.parametrize("weights", ["examples", "tokens", "uniform"])
 def test_weights_follow_the_policy(tmp_path, weights):
-    work(tmp_path, federation={"weights": weights, "rounds": 1}, retrieval={"method": "none"})
+    work(
+        tmp_path,
+        federation={"rounds": 1},
+        method={"weights": weights},
+        retrieval={"method": "none"},
+    )
     metrics = read_json(open_run(tmp_path / "run").federation.round(1).metrics)
     expected = {"uniform": 1.0}.get(weights)
     for client, weight in metrics["weights"].items():
@@ -53,6 +58,6 @@ def test_weights_follow_the_policy(tmp_path, weights):
 
 
 def test_an_exact_cosine_correction_can_be_chosen(tmp_path):
-    algorithm = {"name": "lora-fair", "solver": "cosine", "lam": 0.01}
-    summary = work(tmp_path, algorithm=algorithm, retrieval={"method": "none"})
+    rule = {"name": "lora-fair", "solver": "cosine", "lam": 0.01}
+    summary = work(tmp_path, method={"rule": rule}, retrieval={"method": "none"})
     assert summary["arms"][0]["title"] == "LoRA-FAIR"

@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from runs import arms as comparisons
 from runs import fingerprints, small_config
 
 from fedllm.config import CENTROID_METHODS, RetrievalConfig, RetrievalMethod
@@ -39,7 +40,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def config(folder: Path, name: str, *, arms: tuple[str, ...] = (), **sections):
-    return small_config(folder, name, eval={"arms": list(arms)}, **sections)
+    return small_config(folder, name, compare=comparisons(*arms), **sections)
 
 
 def run(config) -> dict:
@@ -111,7 +112,7 @@ def test_rounds_driven_by_hand_get_the_items_of_their_round(folder):
             runtime = Runtime.load(directory)
             member = member_of(directory, client, number)
             assert [item.id for item in member.public] == given(folder / "hand", number)[client]
-            runtime.train(this, member)
+            runtime.train(this, member, directory.config.own)
         close_and_advance(directory)
         hand_out(directory, QUIET)
     run(config(folder, "not-by-hand", retrieval=EACH))
