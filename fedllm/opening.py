@@ -94,9 +94,8 @@ def _refuse_another(run: RunDirectory, config: RunConfig) -> None:
 
 def _same(run: RunDirectory, config: RunConfig) -> bool:
     """Whether a draft is one of this very recipe."""
-    return (
-        run.environment.exists() and not _edited(run) and _recipe_of(run) == _without_output(config)
-    )
+    same = _without_output(read_recipe(run.recipe)) == _without_output(config)
+    return same and run.environment.exists() and not _edited(run)
 
 
 def _extend(run: RunDirectory, config: RunConfig) -> None:
@@ -110,10 +109,6 @@ def _extend(run: RunDirectory, config: RunConfig) -> None:
     atomic_json(run.environment, {**environment, "recipe": [had, has]})  # a kill may come between
     atomic_text(run.recipe, text)
     atomic_json(run.environment, {**environment, "recipe": has})
-
-
-def _recipe_of(run: RunDirectory) -> dict[str, Any]:
-    return _without_output(read_recipe(run.recipe))
 
 
 def _without_output(config: RunConfig) -> dict[str, Any]:
