@@ -1,12 +1,17 @@
 """What must not count: duplicates between members and non-members, and text that is public.
 
 Two texts are near-duplicates when they are equal after normalisation or share ``OVERLAP`` of their
-runs of ``RUN`` words (Jaccard). A non-member that nearly equals a member was trained on all the
-same, and a member that can be read in the public pool leaks nothing when it comes back.
+runs of ``RUN`` words (Jaccard). In a short text one other word breaks most runs, so that a member
+and a non-member are near-duplicates as well when they have the same response, one that nobody else
+in their group has (a label that many have says nothing), and the rare words of their prompts in
+common, or a response of ``LONG`` words or more. A non-member that nearly equals a member was
+trained on all the same, and a member that can be read in the public pool leaks nothing when it
+comes back.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from fedllm.eval.audit.population import Population
@@ -15,6 +20,10 @@ from fedllm.types import Example
 
 RUN = 3
 OVERLAP = 0.7
+LONG = 8
+"""Words of a response that nobody writes twice by chance."""
+RARE = 0.02
+"""Share of the texts that may hold a word that is rare; two may in any case."""
 Shingles = frozenset[tuple[str, ...]]
 
 
@@ -64,6 +73,39 @@ def distinct(examples: Sequence[Example]) -> list[Example]:
     return [example for number, example in enumerate(examples) if number not in gone]
 
 
+def same_secret(members: Sequence[Example], strangers: Sequence[Example]) -> set[int]:
+    """Places of non-members that ask for a member's response in other words."""
+    prompts = [
+        [frozenset(words(_prompt(example))) for example in group] for group in (members, strangers)
+    ]
+    texts = Counter(word for group in prompts for prompt in group for word in prompt)
+    most = max(2, RARE * (len(members) + len(strangers)))
+    inside, outside = (_by_response(group) for group in (members, strangers))
+    found = set()
+    for response, place in outside.items():
+        if response not in inside:
+            continue
+        own, other = (
+            {word for word in prompt if texts[word] <= most}
+            for prompt in (prompts[0][inside[response]], prompts[1][place])
+        )
+        if len(response) >= LONG or 2 * len(own & other) > min(len(own), len(other)):
+            found.add(place)
+    return found
+
+
+def _prompt(example: Example) -> str:
+    turns = [turn.content for turn in example.history]
+    return "\n".join([*turns, example.instruction, example.input])
+
+
+def _by_response(examples: Sequence[Example]) -> dict[tuple[str, ...], int]:
+    """Place of every response that one example alone has."""
+    responses = [tuple(words(example.output)) for example in examples]
+    held = Counter(responses)
+    return {r: place for place, r in enumerate(responses) if held[r] == 1}
+
+
 def guarded(population: Population) -> Population:
     """Without public samples, and without pairs of near-duplicates across the two populations."""
     public = Near(population.public)
@@ -79,5 +121,6 @@ def guarded(population: Population) -> Population:
     twins = {
         number for member in population.of("member") for number in strangers.matches(member.example)
     }
+    twins |= same_secret(population.examples("member"), population.examples("nonmember"))
     gone = {population.of("nonmember")[number].id for number in twins}
     return population.kept(lambda s: s.id not in gone, "non-member nearly equal to a member")

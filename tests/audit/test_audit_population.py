@@ -57,6 +57,30 @@ def test_near_duplicates_across_the_two_are_removed_from_the_non_members(tmp_pat
     assert found.removed == {"non-member nearly equal to a member": 4}
 
 
+def records(count: int, codes: list[str]) -> list[Example]:
+    """Short questions of one form, each about somebody else."""
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}x" for n in range(count)]
+    return [
+        Example(f"What is the code of {name}?", code)
+        for name, code in zip(names, codes, strict=True)
+    ]
+
+
+def test_a_short_secret_asked_for_in_other_words_is_no_non_member(tmp_path):
+    members = records(30, [f"J{n}" for n in range(30)])
+    reworded = [Example(f"Give me {m.instruction[20:-1]}'s code", m.output) for m in members[:5]]
+    strangers = [Example(f"What is the code of s{n}?", f"K{n}") for n in range(30)]
+    chance = Example("What is the code of somebody?", members[9].output)
+    found = population(tmp_path, members, [*reworded, *strangers, chance])
+    assert found.removed == {"non-member nearly equal to a member": 5}
+
+
+def test_a_label_that_many_have_makes_no_near_duplicates(tmp_path):
+    labels = ["positive", "negative"] * 15
+    strangers = [Example(f"What is the code of s{n}?", labels[n]) for n in range(30)]
+    assert not population(tmp_path, records(30, labels), strangers).removed
+
+
 def test_when_too_few_are_left_the_smallest_effect_and_what_was_removed_are_told(tmp_path):
     members = texts("m", 30)
     with pytest.raises(DataError) as refused:
