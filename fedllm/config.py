@@ -83,6 +83,8 @@ class SourceConfig(Section):
     the file's name."""
     subset: str | None = None
     """Configuration name of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set; a commit is the same data for ever."""
     split: str = "train"
     """Split of a hub data set, or of a JSON file whose top level names several."""
     columns: dict[

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fedllm.atomic import TEMPORARY
 
@@ -36,3 +38,36 @@ def first_difference(folder: Path, recorded: Mapping[str, str]) -> str | None:
         if not path.is_file() or sha256(path) != digest:
             return place
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a file was: its size, both its times in nanoseconds, and its hash.
+
+    The time of the last change of its entry cannot be set back, so an editor that restores the time
+    of modification is noticed too.
+    """
+
+    size: int
+    modified: int
+    changed: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def stamp(path: Path) -> Stamp:
+    """What a file is now."""
+    status = path.stat()
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, sha256(path))
+
+
+def unchanged(path: Path, before: Stamp) -> bool:
+    """Whether a file holds the bytes it held; read only when its size or a time differs."""
+    status = path.stat()
+    if status.st_size != before.size:
+        return False
+    same_times = (status.st_mtime_ns, status.st_ctime_ns) == (before.modified, before.changed)
+    return same_times or sha256(path) == before.sha256

@@ -179,6 +179,11 @@ class RunDirectory:
         return self.root / "shards"
 
     @property
+    def origins(self) -> Path:
+        """Client side: what the sources held when the shards were made (``data.origins``)."""
+        return self.shards / "sources.json"
+
+    @property
     def clients(self) -> Path:
         """Names, domains and sizes of the shards: ``{client: {"domain", "train", "test"}}``."""
         return self.root / "clients.json"

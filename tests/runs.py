@@ -10,6 +10,7 @@ from fedllm.config import RunConfig
 from fedllm.recipe import parse_recipe
 
 VOLATILE = {"events.jsonl", "env.json", ".lock", "index.html", "summary.json", "recipe.yaml"}
+VOLATILE |= {"sources.json"}
 """Files that hold times or places."""
 
 

@@ -17,6 +17,12 @@ Overrides = Annotated[
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Start over instead of resuming the run directory.")
 ]
+KeepData = Annotated[
+    bool,
+    typer.Option(
+        "--keep-data", help="Go on with the data that were read although a source changed since."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Recipe = Annotated[
     str, typer.Argument(help="A YAML file, the name of a shipped recipe, or a run directory.")
@@ -32,17 +38,26 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
 
 
-def demo(overrides: Overrides = None, fresh: Fresh = False, json: Json = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    keep_data: KeepData = False,
+    json: Json = False,
+) -> None:
     """Four organisations train one model together.
 
     The same as `fedllm run demo`: no GPU, no network, about two minutes on two cores. The report is
     `runs/demo/report/index.html`.
     """
-    run("demo", overrides, fresh, json)
+    run("demo", overrides, fresh, keep_data, json)
 
 
 def run(
-    recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False, json: Json = False
+    recipe: Recipe,
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    keep_data: KeepData = False,
+    json: Json = False,
 ) -> None:
     """Run a recipe to its report, or resume it.
 
@@ -61,7 +76,9 @@ def run(
     from fedllm.progress import Watcher
 
     command = shlex.join(["fedllm", *sys.argv[1:]])
-    summary = run_experiment(config, Watcher(), command=command, started=started, fresh=fresh)
+    summary = run_experiment(
+        config, Watcher(), command=command, started=started, fresh=fresh, keep_data=keep_data
+    )
     _show_summary(summary, config.run_directory, json)
     if config.audit and config.audit.enforce:
         from fedllm.eval.audit.verdicts import EXIT
@@ -69,7 +86,12 @@ def run(
         raise typer.Exit(EXIT[summary["audit"]["verdict"]])
 
 
-def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -> None:
+def prepare(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    fresh: Fresh = False,
+    keep_data: KeepData = False,
+) -> None:
     """Make a run directory, stop before round 1.
 
     Reads and checks all data, makes the shards, hands out public items, writes the initial adapter
@@ -85,7 +107,7 @@ def prepare(recipe: Recipe, overrides: Overrides = None, fresh: Fresh = False) -
     from fedllm.progress import Watcher
     from fedllm.runs import open_run
 
-    cohort = prepare_run(config, Watcher(), fresh=fresh)
+    cohort = prepare_run(config, Watcher(), fresh=fresh, keep_data=keep_data)
     if not cohort:
         typer.echo(f"{config.run_directory}: all rounds are closed")
         return

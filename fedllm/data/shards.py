@@ -8,9 +8,10 @@ response, so no held-out question is ever trained on, by any client.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def read_shard(path: Path) -> Shard:
     """Reads what `write_shard` wrote.
 
     Raises:
-        DataError: The file is missing, damaged or cut off.
+        DataError: The file is missing, damaged or altered.
     """
     header, parts = _read_back(path, ("train", "test"))
     train, test = parts
@@ -240,7 +241,7 @@ def read_pool(path: Path) -> list[Example]:
     """Reads what `write_pool` wrote.
 
     Raises:
-        DataError: The file is missing, damaged or cut off.
+        DataError: The file is missing, damaged or altered.
     """
     return _read_back(path, ("public",))[1][0]
 
@@ -249,9 +250,13 @@ def _write(
     path: Path, header: dict[str, Any], parts: dict[str, Sequence[Example]], *, mode: int
 ) -> None:
     head = {"kind": _HEADER, **header, **{part: len(rows) for part, rows in parts.items()}}
-    lines = [json.dumps(head)]
-    lines += [_line(row) for rows in parts.values() for row in rows]
-    atomic_text(path, "\n".join(lines) + "\n", mode=mode)
+    body = "".join(f"{_line(row)}\n" for rows in parts.values() for row in rows)
+    atomic_text(path, json.dumps({**head, "sha256": _digest(head, body)}) + "\n" + body, mode=mode)
+
+
+def _digest(head: Mapping[str, Any], body: str) -> str:
+    """Hash of all a shard's file holds but the hash."""
+    return hashlib.sha256(f"{json.dumps(head)}\n{body}".encode()).hexdigest()
 
 
 def _line(example: Example) -> str:
@@ -273,19 +278,21 @@ def _example(values: dict[str, Any]) -> Example:
 
 
 def _read_back(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[list[Example]]]:
+    remedy = "restore it, or start over with --fresh"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        header = decode(lines[0])
-        rows = [_example(decode(line)) for line in lines[1:-1]]
+        first, _, body = path.read_text(encoding="utf-8").partition("\n")
+        header = decode(first)
+        written, digest = header.pop("sha256"), _digest(header, body)
+        rows = [_example(decode(line)) for line in body.split("\n")[:-1]]
         counts = [int(header[name]) for name in names]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); start the run anew") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path}: is damaged; remove the run directory and start anew") from None
-    if header.get("kind") != _HEADER or len(rows) != sum(counts):
+        raise DataError(f"{path}: is damaged; {remedy}") from None
+    if header.get("kind") != _HEADER or len(rows) != sum(counts) or written != digest:
         raise DataError(
-            f"{path}: holds {len(rows)} rows, {sum(counts)} expected; remove the run directory "
-            "and start anew"
+            f"{path}: was altered or cut off after fedllm wrote it; {remedy}, which reads its "
+            "source again"
         )
     starts = [sum(counts[:i]) for i in range(len(counts))]
     return header, [rows[at : at + count] for at, count in zip(starts, counts, strict=True)]

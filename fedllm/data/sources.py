@@ -73,7 +73,7 @@ def read_source(
     source: SourceConfig, root: Path, *, seed: int, role: Role, check: Check | None = None
 ) -> Loaded:
     """Same as `load_source`, with the counts; ``check`` is asked about every conversation."""
-    _refuse_idle(source)
+    _refuse_idle(source, root)
     if source.path.startswith(SAMPLES):
         examples = _sample(source, seed, role)
         return Loaded(examples, rows=len(examples))
@@ -155,13 +155,25 @@ def hub_rows(path: str, *, subset: str | None, split: str) -> list[Row]:
     return _hub(SourceConfig(path=path, subset=subset, split=split))
 
 
-def _refuse_idle(source: SourceConfig) -> None:
+def _refuse_idle(source: SourceConfig, root: Path) -> None:
     """Settings that would have no effect are an error, not a surprise."""
     if source.path.startswith(SAMPLES):
-        shaping = (*("columns", "where", "instruction", "labels", "checker", "subset", "ignore"),)
+        shaping = (
+            *(
+                "columns",
+                "where",
+                "instruction",
+                "labels",
+                "checker",
+                "subset",
+                "revision",
+                "ignore",
+            ),
+        )
         idle = next((name for name in shaping if getattr(source, name)), None)
     else:
         idle = "topics" if source.topics else None
+        idle = "revision" if source.revision and not is_hub(source, root) else idle
     if idle:
         raise DataError(f"{source.path}: {idle} has no effect on this kind of source; remove it")
 
@@ -187,13 +199,12 @@ def _sample(source: SourceConfig, seed: int, role: Role) -> list[Example]:
 
 def _rows(source: SourceConfig, root: Path) -> list[Row]:
     """The rows of a file, a folder, a pattern or a hub data set."""
-    root = root.absolute()
-    path = root / Path(source.path).expanduser()
-    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+    path, files = _place(source, root), source_files(source, root)
+    if _is_saved(path):
         return _hub(source, path)
-    files = _files(path)
-    if not files and not path.exists() and _may_be_hub(source.path):
+    if is_hub(source, root):
         return _hub(source)
+    root = root.absolute()
     if not files:
         raise DataError(_missing(source.path, path, root))
     if source.subset:
@@ -206,8 +217,17 @@ def _rows(source: SourceConfig, root: Path) -> list[Row]:
     return rows
 
 
-def _files(path: Path) -> list[Path]:
-    """The files that ``path`` names: itself, a folder's data files, or those that fit a pattern."""
+def source_files(source: SourceConfig, root: Path) -> list[Path]:
+    """The files a source is read from, sorted; none for what is generated or fetched.
+
+    They are the file it names, a folder's data files, those that fit a pattern, or all of what
+    `Dataset.save_to_disk` wrote.
+    """
+    path = _place(source, root)
+    if source.path.startswith(SAMPLES):
+        return []
+    if _is_saved(path):
+        return [file for file in sorted(path.rglob("*")) if file.is_file()]
     if path.is_file():
         return [path]
     if "*" in path.name:
@@ -217,13 +237,30 @@ def _files(path: Path) -> list[Path]:
     return []
 
 
+def is_hub(source: SourceConfig, root: Path) -> bool:
+    """Whether a source is fetched from the hub: its name fits, and no file has it."""
+    there = source_files(source, root) or _place(source, root).exists()
+    return not source.path.startswith(SAMPLES) and not there and _may_be_hub(source.path)
+
+
+def _place(source: SourceConfig, root: Path) -> Path:
+    return root.absolute() / Path(source.path).expanduser()
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `Dataset.save_to_disk` wrote this folder."""
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
 def _hub(source: SourceConfig, saved: Path | None = None) -> list[Row]:
     """Rows of a data set of the hub, or of one that `Dataset.save_to_disk` wrote."""
     import datasets
 
     try:
         if saved is None:
-            data = datasets.load_dataset(source.path, source.subset, split=source.split)
+            data = datasets.load_dataset(
+                source.path, source.subset, split=source.split, revision=source.revision
+            )
         else:
             data = datasets.load_from_disk(str(saved))
             data = data[source.split] if isinstance(data, datasets.DatasetDict) else data

@@ -8,6 +8,7 @@ from functools import cache, partial
 
 from fedllm.atomic import atomic_json
 from fedllm.config import FederationConfig
+from fedllm.data.origins import check_origins, record_origins
 from fedllm.data.shards import (
     Labels,
     Shard,
@@ -50,6 +51,7 @@ def make_shards(
             client: read_shard(run.shard_file(client)) for client in sorted(read_json(run.clients))
         }
     config = run.config
+    origins = record_origins(config)  # before they are read: what changes meanwhile is noticed
     check = example_check(config.data.template, cache(partial(load_tokenizer, config.model)))
     built = build_shards(config.data, seed=config.federation.seed, labels=labels, check=check)
     _check_cohort(config.federation, sorted(built.shards))
@@ -75,6 +77,7 @@ def make_shards(
         }
         for client, shard in shards.items()
     }
+    atomic_json(run.origins, origins, mode=0o600)
     atomic_json(run.root / "data.json", built.report)
     atomic_json(run.clients, sizes)  # last: its existence says that all shards are there
     watcher.say(
@@ -82,6 +85,19 @@ def make_shards(
         f"examples, {len(built.public)} public ones"
     )
     return shards
+
+
+def check_sources(run: RunDirectory, watcher: Watcher, *, keep: bool) -> None:
+    """Makes sure that the shards of a run are what its recipe would read today.
+
+    Raises:
+        DataError: A source changed since, and it was not said to ``keep`` what was read.
+    """
+    if not (run.clients.exists() and run.origins.exists()):
+        return
+    recorded = read_json(run.origins)
+    for sentence in check_origins(recorded, run.config, run=run.root, keep=keep):
+        watcher.say(sentence)
 
 
 def _check_cohort(settings: FederationConfig, clients: Sequence[str]) -> None:

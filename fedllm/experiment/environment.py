@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -30,6 +31,20 @@ def describe_environment(training: TrainingConfig) -> dict[str, Any]:
         "threads": training.threads or len(os.sched_getaffinity(0)),
         "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def version_changes(before: Mapping[str, Any]) -> str | None:
+    """A sentence about software that is not what a run began with; ``None`` when all is."""
+    changed = {
+        name: version
+        for name, version in before.get("versions", {}).items()
+        if name in PACKAGES and version != _version(name)
+    }
+    if not changed:
+        return None
+    began = ", ".join(f"{name} {version}" for name, version in changed.items())
+    now = ", ".join(f"{name} {_version(name)}" for name in changed)
+    return f"The run began with {began} and goes on with {now}: bytes may differ"
 
 
 def _version(name: str) -> str | None:

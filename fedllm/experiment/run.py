@@ -26,8 +26,8 @@ from fedllm.experiment.arms import (
 )
 from fedllm.experiment.audit import audit_population, audit_run, check_audit
 from fedllm.experiment.augmentation import Augmenter
-from fedllm.experiment.data import make_shards
-from fedllm.experiment.environment import describe_environment
+from fedllm.experiment.data import check_sources, make_shards
+from fedllm.experiment.environment import describe_environment, version_changes
 from fedllm.experiment.evaluation import Evaluator
 from fedllm.experiment.parallel import Work, run_side_by_side
 from fedllm.experiment.probe import run_probe
@@ -35,13 +35,19 @@ from fedllm.experiment.summary import summarise
 from fedllm.opening import opened_run, settle
 from fedllm.progress import Watcher
 from fedllm.retrieval.methods import METHODS
-from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory
+from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.server.rounds import check_cohort, check_weighting
 from fedllm.types import Example
 
 
 def run_experiment(
-    config: RunConfig, watcher: Watcher, *, command: str, started: float, fresh: bool = False
+    config: RunConfig,
+    watcher: Watcher,
+    *,
+    command: str,
+    started: float,
+    fresh: bool = False,
+    keep_data: bool = False,
 ) -> dict[str, Any]:
     """Runs or resumes an experiment and writes its report.
 
@@ -51,6 +57,7 @@ def run_experiment(
         command: What was typed, for the report.
         started: ``time.monotonic()`` when the command began, before the imports.
         fresh: Start over, whatever the run directory holds.
+        keep_data: Go on with the data that were read, whatever their sources hold now.
 
     Returns:
         The content of ``report/summary.json``.
@@ -62,6 +69,7 @@ def run_experiment(
     limits = check_audit(config.audit)
     with opened_run(config, describe_environment(config.training), fresh=fresh) as run:
         sweep(run.root)
+        _check_resumed(run, watcher, keep_data=keep_data)
         run.spent("imports", time.monotonic() - started)
         experiment = _Experiment(run, watcher, limits)
         experiment.run_arms()
@@ -85,10 +93,13 @@ def run_experiment(
         return summary
 
 
-def prepare_run(config: RunConfig, watcher: Watcher, *, fresh: bool = False) -> list[str]:
+def prepare_run(
+    config: RunConfig, watcher: Watcher, *, fresh: bool = False, keep_data: bool = False
+) -> list[str]:
     """Makes a run directory ready for clients elsewhere; returns the cohort of the open round."""
     limits = check_audit(config.audit)
     with opened_run(config, describe_environment(config.training), fresh=fresh) as run:
+        _check_resumed(run, watcher, keep_data=keep_data)
         experiment = _Experiment(run, watcher, limits)
         own = run.config.own
         experiment.augmenter.widen(run.federation, own, experiment.shards)
@@ -109,6 +120,14 @@ def hand_out(run: RunDirectory, watcher: Watcher) -> None:
     each_round = own.retrieval.when == "each-round" and own.retrieval.method != "none"
     if each_round and directory.plan.exists():
         Augmenter(run, watcher).widen_round(directory, own)
+
+
+def _check_resumed(run: RunDirectory, watcher: Watcher, *, keep_data: bool) -> None:
+    """What may have changed around a run since it was made: its sources, the software."""
+    check_sources(run, watcher, keep=keep_data)
+    changes = version_changes(read_json(run.environment))
+    if changes:
+        watcher.say(changes)
 
 
 class _Experiment:
