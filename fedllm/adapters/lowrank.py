@@ -30,8 +30,13 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 def inner(left: Factors, right: Factors) -> float:
     """``<B1 A1, B2 A2>`` from two ``r1 x r2`` products."""
-    left, right = balanced(left), balanced(right)
-    return float(((left[0].T @ right[0]) * (left[1] @ right[1].T)).sum(dtype=torch.float64))
+    product = (left[0].T @ right[0]).double() * (left[1] @ right[1].T).double()
+    value = float(product.sum())
+    if math.isfinite(value) and value != 0.0:
+        return value
+    # Products of one side left the range of the dtype; those of balanced pairs do not.
+    left, right = (_doubled(balanced(pair)) for pair in (left, right))
+    return float(((left[0].T @ right[0]) * (left[1] @ right[1].T)).sum())
 
 
 def norm(factors: Factors) -> float:
@@ -57,7 +62,8 @@ def balanced(factors: Factors) -> Factors:
     others would fall below its rounding. A pair of which one side is zero is zero on both.
     """
     b, a = factors
-    peak_b, peak_a = b.abs().amax(0), a.abs().amax(1)  # (R,)
+    peak_b = torch.linalg.vector_norm(b, math.inf, dim=0)  # (R,)
+    peak_a = torch.linalg.vector_norm(a, math.inf, dim=1)
     alive = (peak_b > 0) & (peak_a > 0)
     shift = (torch.frexp(peak_a).exponent - torch.frexp(peak_b).exponent) // 2
     shift = torch.where(alive, shift, 0)
@@ -69,20 +75,72 @@ def balanced(factors: Factors) -> Factors:
     return b, a
 
 
-def inner_products(stack: Sequence[Factors], dtype: torch.dtype = torch.float64) -> Tensor:
+def stacked_grams(stack: Sequence[Factors], dtype: torch.dtype) -> Factors:
+    """``B^T B`` and ``A A^T`` of the pairs side by side, (R, R) float64, computed in ``dtype``.
+
+    Pairs are balanced first, so neither Gram leaves out who made ``B`` small against ``A``.
+    """
+    b = torch.cat([b for b, _ in stack], 1).to(dtype)  # (d_out, R)
+    a = torch.cat([a for _, a in stack], 0).to(dtype)  # (R, d_in)
+    b, a = balanced((b, a))
+    return _gram(b.T), _gram(a)
+
+
+def inner_products(
+    stack: Sequence[Factors],
+    dtype: torch.dtype = torch.float64,
+    grams: Factors | None = None,
+) -> Tensor:
     """``T[j, k] = <B_j A_j, B_k A_k>``, shape (K, K), float64.
 
-    Two Gram products of the concatenated stacks, ``2 (d_in + d_out) R^2`` operations. Residuals
-    are small differences of these numbers and need float64; norms alone do not.
+    Two Gram products of the concatenated stacks, ``(d_in + d_out) R^2`` operations. Residuals are
+    small differences of these numbers: float32 is enough where they are above a thousandth of it.
+
+    Args:
+        stack: Factor pairs.
+        dtype: What the Grams are computed in.
+        grams: ``stacked_grams(stack, dtype)`` where they are there already.
     """
+    gram_b, gram_a = stacked_grams(stack, dtype) if grams is None else grams
     ranks = [b.shape[1] for b, _ in stack]
-    b_all = torch.cat([b for b, _ in stack], 1)  # (d_out, R)
-    a_all = torch.cat([a for _, a in stack], 0)  # (R, d_in)
-    b_all, a_all = balanced((b_all.to(dtype), a_all.to(dtype)))
-    product = ((b_all.T @ b_all) * (a_all @ a_all.T)).double()  # (R, R)
     owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(ranks))
     member = torch.nn.functional.one_hot(owner, len(stack)).double()  # (R, K)
-    return member.T @ product @ member
+    return member.T @ (gram_b * gram_a) @ member
+
+
+NEAR = 1e-4
+"""Squared distances below this share of the squares they are differences of need float64."""
+
+
+def pairwise_inner_products(stack: Sequence[Factors]) -> Tensor:
+    """``inner_products`` good enough for every distance between two of the pairs.
+
+    In the dtype of the factors, and again in float64 where two of them are near each other: what is
+    near is judged pair by pair, so one long update does not make all others look alike.
+    """
+    products = inner_products(stack, stack[0][0].dtype)
+    squares = products.diagonal()
+    gaps = squares[:, None] - 2 * products + squares
+    near = gaps <= NEAR * torch.maximum(squares[:, None], squares)
+    if stack[0][0].dtype == torch.float64 or not bool(near.fill_diagonal_(False).any()):
+        return products
+    return inner_products(stack)
+
+
+GRAM_BLOCK = 128
+"""Rows of a Gram computed at a time: the lower half of a wide one is not computed at all."""
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """``X X^T (R, R)`` float64 of ``X (R, d)``, products in its own dtype."""
+    count = rows.shape[0]
+    gram = torch.empty(count, count, dtype=torch.float64)
+    for start in range(0, count, GRAM_BLOCK):
+        stop = min(start + GRAM_BLOCK, count)
+        block = rows[start:stop] @ rows[start:].T  # (block, R - start)
+        gram[start:stop, start:] = block
+        gram[start:, start:stop] = block.T
+    return gram
 
 
 def helmert(weights: Sequence[float]) -> Tensor:
@@ -131,7 +189,11 @@ def singular_values(factors: Factors) -> Tensor:
 
     Values below about 1e-8 of the largest are rounding.
     """
-    gram_b, gram_a = _grams(balanced(factors))
+    return singular_values_of(*_grams(balanced(factors)))
+
+
+def singular_values_of(gram_b: Tensor, gram_a: Tensor) -> Tensor:
+    """Singular values of ``B @ A`` from ``B^T B`` and ``A A^T``, both (R, R) float64."""
     root = _root(gram_b)
     squares: Tensor = torch.linalg.eigvalsh(root.T @ gram_a @ root).flip(0)
     return squares.clamp_min(0.0).sqrt()
@@ -246,9 +308,13 @@ def fix_signs(factors: Factors) -> Factors:
     return b * sign.T, a * sign
 
 
+def _doubled(factors: Factors) -> Factors:
+    return factors[0].double(), factors[1].double()
+
+
 def _grams(factors: Factors) -> Factors:
-    b, a = factors[0].double(), factors[1].double()
-    return b.T @ b, a @ a.T
+    b, a = _doubled(factors)
+    return _gram(b.T), _gram(a)
 
 
 def _root(gram: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fedllm.adapters.lowrank import inner_products
+from fedllm.adapters.lowrank import pairwise_inner_products
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import (
     Adapter,
@@ -245,7 +245,7 @@ def pairwise_products(adapters: Mapping[str, Adapter], sent: Adapter | None = No
     def one(module: str) -> Tensor:
         stack = read_stack(ordered, equal, module, sent)
         start = [] if sent is None else [stack.start()]
-        products = inner_products([*stack, *start]) * stack.scaling**2
+        products = pairwise_inner_products([*stack, *start]) * stack.scaling**2
         if sent is not None:  # <x_j - s, x_k - s>
             products = products - products[-1:] - products[:, -1:] + products[-1, -1]
         return products[: len(stack), : len(stack)]

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from fedllm.adapters.lowrank import (
+    NEAR,
     Factors,
-    concatenated,
     distance,
     inner,
     inner_products,
-    singular_values,
+    singular_values_of,
+    stacked_grams,
     topr_randomised,
 )
 from fedllm.aggregation.rules import Combined
@@ -34,6 +35,9 @@ OUTLIER = 3.0
 
 SKETCH = 64
 """Columns of the Gaussian sketch."""
+
+FLOOR_POWER = 1
+"""Power steps for the floor beyond ``EXACT_UP_TO``: within a percent, as the sketch is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +171,24 @@ Squares = tuple[float, float, float | None, float | None, float, Tensor]
 
 
 def _exactly(stack: Stack, whole: Factors, naive: Factors | None, rank: int | None) -> Squares:
-    pairs = list(stack)
-    count = len(pairs)
-    blocks = [*pairs, whole, *([] if naive is None else [naive])]
-    products = inner_products(blocks)
+    """From all inner products: in float32, and once more in float64 where differences are small."""
+    values = _from_products(stack, whole, naive, rank, stack.dtype)
+    if stack.dtype == torch.float64:
+        return values
+    target, *residuals, _, clients = values
+    far = [r > NEAR * target for r in residuals if r is not None]
+    if all(far) and bool((clients[:, 2] > NEAR * clients[:, 0]).all()):
+        return values
+    return _from_products(stack, whole, naive, rank, torch.float64)
+
+
+def _from_products(
+    stack: Stack, whole: Factors, naive: Factors | None, rank: int | None, dtype: torch.dtype
+) -> Squares:
+    count = len(stack)
+    blocks = [*stack, whole, *([] if naive is None else [naive])]
+    grams = stacked_grams(blocks, dtype)
+    products = inner_products(blocks, grams=grams)
     p = torch.tensor(stack.weights, dtype=torch.float64)
     target = p @ products[:count]  # <DW, each block>
     square = float(target[:count] @ p)
@@ -180,19 +198,30 @@ def _exactly(stack: Stack, whole: Factors, naive: Factors | None, rank: int | No
 
     own = products[count, count]
     norms, cross = products.diagonal()[:count], products[:count, count]
-    least = None
-    if rank is not None:
-        least = float((singular_values(concatenated(pairs, stack.weights))[rank:] ** 2).sum())
+    least = None if rank is None else _least(stack, grams, rank)
     missed = None if naive is None else residual(count + 1)
     clients = torch.stack([norms, cross, norms - 2 * cross + own], 1)
     return square, residual(count), missed, least, float(own), clients
 
 
+def _least(stack: Stack, grams: Factors, rank: int) -> float:
+    """Square of what the best of ``rank`` leaves; the Grams begin with the stack's own ranks."""
+    total = sum(stack.ranks)
+    weights = torch.repeat_interleave(
+        torch.tensor(stack.weights, dtype=torch.float64), torch.tensor(stack.ranks)
+    )  # (R,)
+    # Half of a weight on either side: pairs stay balanced, whoever was weighed down.
+    half = weights.abs().sqrt()
+    gram_b, gram_a = (gram[:total, :total] * half[:, None] * half for gram in grams)
+    sign = weights.sign()
+    values = singular_values_of(gram_b, gram_a * sign[:, None] * sign)
+    return float((values[rank:] ** 2).sum())
+
+
 def _sketched(stack: Stack, whole: Factors, naive: Factors | None, rank: int | None) -> Squares:
-    rows = []
-    for pair in stack:
-        norms, cross = inner(pair, pair), inner(pair, whole)
-        rows.append([norms, cross, distance(pair, whole) ** 2])
+    """Residuals from a Gaussian sketch, the floor from a Krylov space, clients one by one."""
+    own = inner(whole, whole)
+    rows = [_client(pair, whole, own) for pair in stack]
     generator = torch_rng(derive_seed(0, f"report:{stack.module}"))
     d_in = whole[1].shape[1]
     probe = torch.randn(d_in, SKETCH, generator=generator, dtype=stack.dtype) / math.sqrt(SKETCH)
@@ -207,11 +236,19 @@ def _sketched(stack: Stack, whole: Factors, naive: Factors | None, rank: int | N
 
     least = None
     if rank is not None:
-        best, _ = topr_randomised(blocks, weights, rank, generator)
+        best, _ = topr_randomised(blocks, weights, rank, generator, power=FLOOR_POWER)
         least = square(best)
     missed = None if naive is None else square(naive)
-    own = inner(whole, whole)
     return square(None), square(whole), missed, least, own, torch.tensor(rows, dtype=torch.float64)
+
+
+def _client(pair: Factors, whole: Factors, own: float) -> list[float]:
+    """``||DW_k||^2``, ``<DW_k, result>`` and ``||DW_k - result||^2``."""
+    square, cross = inner(pair, pair), inner(pair, whole)
+    apart = square - 2 * cross + own
+    if not apart > NEAR * square:
+        apart = distance(pair, whole) ** 2
+    return [square, cross, apart]
 
 
 def summarise(measured: Measured, clients: tuple[str, ...]) -> ModuleReport:
