@@ -31,6 +31,8 @@ from fedllm.types import Example
 Role = Literal["private", "public", "test"]
 T = TypeVar("T")
 SAMPLES = "samples:"
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "test")
+"""What a column ``split`` says of rows that must not be mixed."""
 logger = logging.getLogger(__name__)
 
 
@@ -87,6 +89,7 @@ def read_source(
         rows = list(_each(partial(spread, paths=lists), rows, source, left_out))
     kept = _filter(rows, source)
     schema = detect(_columns(kept), source, source.path)
+    _refuse_splits(kept, schema.unused.get("split"), source.path)
     read = reader_of(schema, source, _file_domain(source.path))
 
     def examples_of(row: Row) -> list[Example]:
@@ -330,6 +333,19 @@ def _filter(rows: list[Row], source: SourceConfig) -> list[Row]:
                 "correct the value or remove it"
             )
     return kept
+
+
+def _refuse_splits(rows: list[Row], column: str | None, shown: str) -> None:
+    """Refuses a file that holds rows to train on and rows to test on, and says which is which."""
+    if column is None:
+        return
+    found = {str(row.fields.get(column)).casefold() for row in rows} & set(SPLITS)
+    if len(found) > 1:
+        first = min(found, key=SPLITS.index)
+        raise DataError(
+            f"{shown}: column '{column}' tells {', '.join(sorted(found))} apart; keep one of them "
+            f"by where: {{{column}: {first}}}, or all by the source's ignore: [{column}]"
+        )
 
 
 def _limit(examples: list[Example], source: SourceConfig, seed: int) -> list[Example]:

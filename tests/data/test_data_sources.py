@@ -223,6 +223,19 @@ def test_where_keeps_matching_rows_and_reads_csv_numbers_as_numbers(tmp_path):
     assert "leaves none of 3 rows" in fault(tmp_path, "a.csv", where={"tier": 7})
 
 
+def test_rows_of_several_splits_are_kept_apart(tmp_path):
+    rows = [
+        {**row, "Split": split} for row, split in zip(ROWS, ("Test", "train", "x"), strict=True)
+    ]
+    (tmp_path / "a.jsonl").write_bytes(as_lines(rows))
+    message = fault(tmp_path, "a.jsonl")
+    assert "where: {Split: train}" in message and "ignore: [Split]" in message
+    assert len(load(tmp_path, "a.jsonl", where={"Split": "train"})) == 1
+    assert len(load(tmp_path, "a.jsonl", ignore=["Split"])) == 3
+    (tmp_path / "b.jsonl").write_bytes(as_lines(rows[1:]))
+    assert len(load(tmp_path, "b.jsonl")) == 2
+
+
 def test_limit_draws_from_the_seed_and_keeps_the_order_of_the_file(tmp_path):
     rows = [{"prompt": f"Number {i}", "completion": str(i)} for i in range(50)]
     (tmp_path / "a.jsonl").write_bytes(as_lines(rows))
