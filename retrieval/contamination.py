@@ -155,6 +155,6 @@ def apply_gate(hits: Sequence[Hit], policy: GatePolicy, *, what: str = "items") 
     first = "; ".join(f"{h.item} like {h.test} ({h.kind} {h.value:.2f})" for h in hits[:3])
     message = f"{len(found)} {what} resemble benchmark items: {first}"
     if policy == "block":
-        raise RetrievalError(f"{message}; remove them, or set the gate to drop or warn")
+        raise RetrievalError(f"{message}; remove them, or let them pass by --gate warn")
     logger.warning("%s; %s", message, "left out" if policy == "drop" else "kept")
     return set(found) if policy == "drop" else set()

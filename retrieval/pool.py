@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fedllm.atomic import atomic_directory, atomic_json, atomic_text
-from fedllm.config import SourceConfig
+from fedllm.data.named import load_named, source_named
 from fedllm.data.rows import rows_of
-from fedllm.data.sources import Role, load_source
+from fedllm.data.sources import Role
 from fedllm.errors import DataError
 from fedllm.retrieval.contamination import (
     Hit,
@@ -35,14 +35,14 @@ def read_sources(
     """The examples of several sources, each text once (the first source keeps it).
 
     Args:
-        paths: Files, folders, patterns, hub data sets or ``samples:NAME``.
+        paths: Files, folders, patterns, hub data sets, ``samples:NAME``, or sources as a recipe
+            writes them, ``{path: FILE, invalid: drop}``.
         role: Which part of the built-in samples is meant.
         limit: Examples taken from each.
     """
     distinct: dict[str, Example] = {}
     for path in paths:
-        source = SourceConfig(path=path, limit=limit, empty="drop")
-        for example in load_source(source, Path(), seed=0, role=role):
+        for example in load_named(path, role, limit=limit, empty="drop"):
             distinct.setdefault(example.id, example)
     return list(distinct.values())
 
@@ -144,7 +144,7 @@ def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
     files: list[Path] = []
     for path in paths:
         files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    names = [file.name.partition(".")[0] for file in files]
+    names = [Path(source_named(str(file)).path).name.partition(".")[0] for file in files]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise DataError(
@@ -161,7 +161,7 @@ def read_shard(path: Path) -> list[Example]:
     Raises:
         DataError: It is not there. A name is never looked up on the hub: it may be telling.
     """
-    if not path.exists() and "*" not in path.name:
-        raise DataError(f"{path}: no such file or folder; name what the client holds")
-    source = SourceConfig(path=str(path), empty="drop")
-    return load_source(source, Path(), seed=0, role="private")
+    where = Path(source_named(str(path)).path)
+    if not where.exists() and "*" not in where.name:
+        raise DataError(f"{where}: no such file or folder; name what the client holds")
+    return load_named(str(path), "private", empty="drop")

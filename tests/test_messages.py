@@ -4,8 +4,8 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-import click
 import pydantic
 import pytest
 import typer
@@ -21,6 +21,7 @@ COMMAND = re.compile(
     r"(?:['`]|: )fedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^'`;]*)"
 )
 UNQUOTED = re.compile(r"\bfedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^;.,)]*)")
+CHOICE = re.compile(r"(?<![\w-])(?P<option>--[a-z][a-z-]*) (?P<value>[a-z][\w+-]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 SECTIONS = {
     name: field.annotation
@@ -49,7 +50,7 @@ def texts(path: Path) -> list[str]:
     return [" ".join(text.split()) for text in found]
 
 
-def commands() -> dict[str, click.Command]:
+def commands() -> dict[str, Any]:
     """Every command by its words, groups opened."""
     found, waiting = {}, [("", typer.main.get_command(app))]
     while waiting:
@@ -63,9 +64,17 @@ def commands() -> dict[str, click.Command]:
 COMMANDS = commands()
 
 
-def options_of(command: click.Command) -> set[str]:
+def options_of(command: Any) -> set[str]:
     names = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
     return {name for name in names if name.startswith("--")} | {"--help"}
+
+
+def choices_of(option: str) -> set[str]:
+    """The values that every command with ``option`` takes; none where any text will do."""
+    params = [p for c in COMMANDS.values() for p in c.params if option in p.opts]
+    kinds = [getattr(getattr(p, "type_descriptor", None), "annotation", None) for p in params]
+    chosen = [set(get_args(kind)) for kind in kinds if get_origin(kind) is Literal]
+    return set.intersection(*chosen) if chosen and len(chosen) == len(kinds) else set()
 
 
 def recommended(path: Path) -> list[tuple[str, str]]:
@@ -97,6 +106,9 @@ def test_commands_options_and_settings_that_a_text_names_exist(path):
     for text in texts(path):
         if "var(--" not in text:  # a style sheet has names of its own
             assert set(OPTION.findall(text)) <= known, text
+            for match in CHOICE.finditer(text):
+                choices = choices_of(match["option"])
+                assert not choices or match["value"] in choices, match[0]
         for match in SETTING.finditer(text):
             check_setting(match, text)
 

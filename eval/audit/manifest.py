@@ -25,9 +25,8 @@ from typing import Any
 
 from fedllm.adapters.manifest import sha256
 from fedllm.atomic import atomic_json, atomic_text, private_directory
-from fedllm.config import SourceConfig
+from fedllm.data.named import is_written_out, load_named
 from fedllm.data.rows import rows_of
-from fedllm.data.sources import read_source
 from fedllm.errors import DataError
 from fedllm.eval.audit.canaries import Canary
 from fedllm.runs import RunDirectory
@@ -176,8 +175,8 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         DataError: The file is missing, damaged, empty or cannot be understood.
     """
-    source = SourceConfig(path=str(path.absolute()))
-    return read_source(source, path.absolute().parent, seed=0, role="private").examples
+    named = str(path)
+    return load_named(named if is_written_out(named) else str(path.absolute()), "private")
 
 
 def by_id(examples: Iterable[Example], wanted: Sequence[str], where: Path) -> list[Example]:

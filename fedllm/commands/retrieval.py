@@ -15,7 +15,11 @@ EncoderName = Annotated[
     str, typer.Option("--encoder", help="`minilm`, `hashing`, or a sentence-transformers model.")
 ]
 Pool = Annotated[
-    list[str], typer.Argument(help="Public sources: files, hub data sets, or `samples:public`.")
+    list[str],
+    typer.Argument(
+        help="Public sources: files, hub data sets, `samples:public`, or a source as in a recipe, "
+        "`{path: FILE, invalid: drop}`."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Examples taken from each source.")]
 Seed = Annotated[int, typer.Option(help="Root of every random draw.")]

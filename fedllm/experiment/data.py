@@ -80,6 +80,10 @@ def make_shards(
     atomic_json(run.origins, origins, mode=0o600)
     atomic_json(run.root / "data.json", built.report)
     atomic_json(run.clients, sizes)  # last: its existence says that all shards are there
+    for source in built.report["sources"]:
+        if source["left_out"]:
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(source["left_out"].items()))
+            watcher.say(f"Data: rows of {source['path']} left out: {counts}")
     watcher.say(
         f"Data: {len(sizes)} clients, {sum(len(s.train) for s in shards.values())} private "
         f"examples, {len(built.public)} public ones"

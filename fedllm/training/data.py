@@ -208,8 +208,8 @@ def encode(texts: list[str], tokenizer: Any, *, special: bool) -> list[list[int]
 def _overlong(tokens: TokenizedExample, max_length: int, name: str) -> str:
     return (
         f"sample {tokens.source or tokens.id} of {name} has {len(tokens.ids)} tokens, above "
-        f"training.max_length={max_length}; raise it within the model's context, or set "
-        "training.overlong to drop or truncate"
+        f"training.max_length={max_length} (or the model's context, where that is smaller); raise "
+        "it within the context, or set training.overlong to drop or truncate"
     )
 
 

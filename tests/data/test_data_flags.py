@@ -101,6 +101,13 @@ def test_a_column_that_cannot_be_obeyed_is_refused_unless_ignored(tmp_path, row,
         assert len(read(tmp_path, [{**row, column: nothing}]).examples) == 1
 
 
+@pytest.mark.parametrize("column", ["choices", "options"])
+def test_choices_of_a_question_are_read_with_it_when_named(tmp_path, column):
+    rows = [{"question": "q", "answer": "b", column: ["a", "b"]}]
+    assert f"columns: {{input: {column}}}" in fault(tmp_path, rows)
+    assert read(tmp_path, rows, columns={"input": column}).examples[0].query == "q\na\nb"
+
+
 @pytest.mark.parametrize("key", sorted(REFUSED["turn"]))
 def test_a_key_of_a_turn_that_cannot_be_obeyed_is_refused_unless_ignored(tmp_path, key):
     row = chat("q", {"content": "a", key: "x"})
