@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fedllm.compare import compared
+from fedllm.comparisons import compared
 from fedllm.config import RunConfig
 
 

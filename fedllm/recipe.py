@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,26 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedllm.compare import check_comparisons
+from fedllm.comparisons import check_comparisons
 from fedllm.config import RunConfig
 from fedllm.errors import ConfigError
 from fedllm.faults import faults_of
-from fedllm.overrides import apply_override
+from fedllm.overrides import apply_override, set_value
 from fedllm.yamlfile import parse_yaml
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    sections: Mapping[str, Any] | None = None,
+) -> RunConfig:
     """Reads a recipe and applies overrides.
 
     Args:
         source: A YAML file, the name of a recipe that ships with fedllm (``demo``), or a run
             directory, which is resumed where it lies.
         overrides: ``section.key=value`` with a YAML value, e.g. ``training.lr=1e-4``.
+        sections: The same as values: ``{"training": {"lr": 1e-4}}``.
 
     Raises:
         ConfigError: The file, an override or a value is wrong; the message is one line per fault.
@@ -36,7 +42,24 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         values["output"] = {"dir": str(source)}
     for override in overrides:
         apply_override(values, override)
+    values = with_sections(values, sections or {})
     return parse_recipe(values, str(source))
+
+
+def with_sections(values: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``values`` with other keys in some sections; ``compare`` and values are replaced.
+
+    Raises:
+        ConfigError: A key with dots leads through a value.
+    """
+    changed = copy.deepcopy(dict(values))
+    for name, section in sections.items():
+        if isinstance(section, Mapping) and name != "compare":
+            for key, value in section.items():
+                set_value(changed, f"{name}.{key}", value)
+        else:
+            changed[name] = section
+    return changed
 
 
 def read_recipe(path: Path) -> RunConfig:

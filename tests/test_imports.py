@@ -36,7 +36,7 @@ LAYERS = [
         "method",
         "overrides",
         "config",
-        "compare",
+        "comparisons",
         "extension",
         "recipe",
     },
@@ -47,6 +47,7 @@ LAYERS = [
     {"engines"},
     {"retrieval", "eval"},
     {"experiment", "client"},
+    {"api"},
     {"commands"},
     {"cli"},
 ]

@@ -11,7 +11,7 @@ from typing import Literal
 from fedllm.adapters.collect import collect
 from fedllm.adapters.manifest import sha256
 from fedllm.adapters.state import CONFIG, WEIGHTS, open_adapter
-from fedllm.compare import compared
+from fedllm.comparisons import compared
 from fedllm.config import ALONE
 from fedllm.errors import ConfigError
 from fedllm.kept import check_kept

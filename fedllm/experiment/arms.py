@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedllm.compare import compared, flattened
+from fedllm.comparisons import compared, flattened
 from fedllm.config import ALONE, OWN, RetrievalMethod, RunConfig
 from fedllm.retrieval.methods import titled
 from fedllm.runs import FederationDirectory, RunDirectory
