@@ -88,7 +88,7 @@ class Journal:
         length = 0
         for line in _whole_lines(self.path):
             try:
-                entry = decode(line)
+                entry = decode(line.decode())
                 phase, sample, answer = entry["phase"], entry["sample_id"], entry["answer"]
             except (ValueError, TypeError, KeyError):
                 break  # a torn write; what follows it is asked again
