@@ -26,6 +26,9 @@ def _fixed(config: RunConfig) -> dict[str, Any]:
     """What no extension may touch."""
     values = config.model_dump(mode="json", exclude={"output", "compare", "seeds"})
     del values["federation"]["rounds"], values["training"]["lr_rounds"]
+    del values["eval"]["parallel_arms"]  # changes no result, like whether an audit sets the code
+    if values["audit"]:
+        del values["audit"]["enforce"]
     return values
 
 

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
         folder,
         federation={"rounds": 1, "clients_per_round": None},
         retrieval={"method": "none"},
-        eval={"arms": []},
+        compare={},
     )
     sources = [{"path": "notes.jsonl"}, {"path": "samples:math", "limit": 12}]
     values["data"] = {"root": str(folder), "private": sources, "test_fraction": 0.25}

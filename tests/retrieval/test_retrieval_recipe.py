@@ -344,7 +344,8 @@ def test_block_stops_before_training_and_names_no_private_text(folder, tainted):
     blocked = {"method": "random", "per_client": 42, "contamination": "block"}
     blocked["benchmarks"] = [{"path": "quiz.jsonl"}]
     with pytest.raises(RetrievalError, match="2 retrieved public items resemble"):
-        run(config(folder, "gate-public", data=clean, retrieval=blocked))
+        alone = {"clients_per_round": None}
+        run(config(folder, "gate-public", data=clean, retrieval=blocked, federation=alone))
     assert not (folder / "gate-public" / "rounds" / "0001").exists()
 
 
