@@ -16,7 +16,7 @@ from fedllm.eval.stats import Interval, bootstrap_mean, wilson
 from fedllm.training.data import TokenizedExample, tokenize_shard
 
 if TYPE_CHECKING:
-    from fedllm.config import Template
+    from fedllm.config import Overlong, Template
     from fedllm.types import Example
 
 
@@ -61,7 +61,7 @@ def evaluate_shard(
     *,
     template: Template,
     max_length: int,
-    overlong: str = "error",
+    overlong: Overlong = "error",
     batch_size: int = 64,
     max_new_tokens: int = 32,
     seed: int = 0,

@@ -37,6 +37,7 @@ ALONE = ("base", "local", "centralised")
 ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 ProfileName = Literal["quick", "standard", "full"]
 Placement = Literal["single", "spread", "both"]
+Overlong = Literal["error", "drop", "truncate"]
 
 
 class ModelConfig(Section):
@@ -195,7 +196,7 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(512, ge=8)
     """Longest sequence in tokens, prompt and response together."""
-    overlong: Literal["error", "drop", "truncate"] = "error"
+    overlong: Overlong = "error"
     """What happens to a sample longer than ``max_length``: stop, leave it out (counted), or cut the
     end of its response and, if need be, the beginning of its prompt (counted)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -47,7 +47,7 @@ def leaky_and_clean(folder, examples, *, steps=220):
     return base, folder, examples(0), examples(1)
 
 
-def context_of(world, adapter, *, public=(), profile="quick"):
+def context_of(world, adapter, *, public=(), profile="quick", max_length=256):
     """A context with one adapter under audit."""
     base, folder, members, strangers = world
     samples = [*numbered("member", "one", members), *numbered("nonmember", "one", strangers)]
@@ -56,7 +56,7 @@ def context_of(world, adapter, *, public=(), profile="quick"):
     design = Design(
         7, (target.facts(),), {g: tuple(s.facts() for s in population.of(g)) for g in GROUPS}
     )
-    subject = Subject(base, TEMPLATE, 256)
+    subject = Subject(base, TEMPLATE, max_length)
     return Context(
         population, {adapter: target}, subject, PROFILES[profile], design, Watcher(quiet=True)
     )

@@ -217,7 +217,16 @@ def _ready(population: Population) -> Population:
     Raises:
         DataError: Too few members or non-members are left.
     """
-    population = guarded(population)
+    population = enough(guarded(population))
+    return replace(population, source={**population.source, "digest": population.digest})
+
+
+def enough(population: Population) -> Population:
+    """Without clients that have members or non-members alone.
+
+    Raises:
+        DataError: Too few members or non-members are left.
+    """
     both = {client for client in population.clients}
     both &= {sample.client for sample in population.of("nonmember")}
     population = population.kept(
@@ -233,7 +242,7 @@ def _ready(population: Population) -> Population:
             f"are needed, with which an area under the ROC curve of {SMALLEST_EFFECT:.2f} could "
             f"just be told from guessing; {HOW_TO_MAKE}"
         )
-    return replace(population, source={**population.source, "digest": population.digest})
+    return population
 
 
 def _read_all(paths: Sequence[Path]) -> list[Example]:

@@ -98,6 +98,15 @@ class Context:
             self._tokens[example.id] = tokens
         return [self._tokens[example.id] for example in examples]
 
+    def responses(self, examples: Sequence[Example]) -> list[str]:
+        """The responses as text, without what was cut off before training."""
+        return [
+            self.tokenizer.decode(tokens.ids[tokens.response_start :], skip_special_tokens=True)
+            if tokens.cut[1]
+            else example.output
+            for example, tokens in zip(examples, self.tokenised(examples), strict=True)
+        ]
+
     @contextmanager
     def model(self, target: Target | None) -> Iterator[Any]:
         """The model with an adapter active (the bare base for ``None``), to generate with."""
@@ -111,7 +120,7 @@ class Context:
                 subject.base.fingerprint,
                 fingerprint,
                 subject.template,
-                str(min(subject.max_length, subject.base.context)),
+                f"truncate {subject.limit}",
                 str(subject.base.model.dtype),
             ]
             name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

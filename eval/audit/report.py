@@ -114,7 +114,8 @@ def _model(context: Context, template: Mapping[str, Any]) -> dict[str, Any]:
         "base": subject.base.name,
         "base_sha256": subject.base.fingerprint,
         "template": dict(template),
-        "max_length": min(subject.max_length, subject.base.context),
+        "max_length": subject.limit,
+        "overlong": subject.overlong,
         "adapters": [
             {**target.facts(), "sha256": target.fingerprint} for target in context.targets.values()
         ],

@@ -11,10 +11,11 @@ from typing import Any
 
 from fedllm.atomic import private_directory
 from fedllm.errors import ConfigError
+from fedllm.eval.audit.assemble import enough
 from fedllm.eval.audit.context import Context
 from fedllm.eval.audit.findings import Design, Scores
 from fedllm.eval.audit.judge import Stored, judge
-from fedllm.eval.audit.population import GROUPS, Population
+from fedllm.eval.audit.population import GROUPS, Population, Sample
 from fedllm.eval.audit.report import PRIVATE, WRITTEN, assemble, write_audit
 from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Subject, Target
@@ -80,7 +81,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
     subject, targets = request.subject, list(request.targets)
     subject.check(targets)
     chosen = choose_template(request.template, subject, targets, request.population)
-    population = _fitting(request.population, subject)
+    population = trained_on(request.population, subject)
     design = Design(
         request.seed,
         tuple(target.facts() for target in targets),
@@ -162,14 +163,23 @@ def _measure(context: Context, only: Sequence[str]) -> tuple[Stored, dict[str, f
     return Stored.from_dict(again), seconds
 
 
-def _fitting(population: Population, subject: Subject) -> Population:
-    """Without samples that have no response token within the context."""
+def trained_on(population: Population, subject: Subject) -> Population:
+    """Without samples that training never saw, or saw no response token of.
+
+    Raises:
+        DataError: Too few are left.
+    """
     samples = [sample for group in GROUPS for sample in population.of(group)]
     tokens = subject.tokenised([sample.example for sample in samples])
+    by_id = {sample.id: row for sample, row in zip(samples, tokens, strict=True)}
     eos = subject.base.tokenizer.eos_token_id
-    fits = {
-        sample.id
-        for sample, ids in zip(samples, tokens, strict=True)
-        if len(ids.ids) - (ids.ids[-1] == eos) > max(1, ids.response_start)
-    }
-    return population.kept(lambda s: s.id in fits, "no response within the model's context")
+
+    def answered(sample: Sample) -> bool:
+        ids = by_id[sample.id]
+        return len(ids.ids) - (ids.ids[-1] == eos) > max(1, ids.response_start)
+
+    population = population.kept(
+        lambda sample: subject.trains_on(by_id[sample.id]),
+        f"longer than the {subject.limit} tokens that training took",
+    )
+    return enough(population.kept(answered, "no response token"))

@@ -11,8 +11,8 @@ from typing import Any
 
 from fedllm.adapters.manifest import sha256
 from fedllm.adapters.state import CONFIG, WEIGHTS
-from fedllm.config import Template
-from fedllm.training.data import TokenizedExample, tokenize
+from fedllm.config import Overlong, Template
+from fedllm.training.data import TokenizedExample, tokenize, truncate
 from fedllm.training.model import BaseModel, attach_directory, detach
 from fedllm.training.saved import check_belongs
 from fedllm.types import Example
@@ -55,6 +55,8 @@ class Subject:
     base: BaseModel
     template: Template
     max_length: int
+    overlong: Overlong = "truncate"
+    """What training did with a longer sample (``training.overlong``)."""
     any_base: bool = False
     _checked: set[Path] = field(default_factory=set)
 
@@ -80,14 +82,24 @@ class Subject:
         finally:
             detach(model)
 
+    @property
+    def limit(self) -> int:
+        """The longest text in tokens that training saw."""
+        return min(self.max_length, self.base.context)
+
     def tokenised(self, examples: Sequence[Example]) -> list[TokenizedExample]:
-        """Token ids in the training template; what exceeds ``max_length`` loses its end."""
-        limit = min(self.max_length, self.base.context)
-        return [
-            sample
-            if len(sample.ids) <= limit
-            else TokenizedExample(
-                sample.ids[:limit], min(sample.response_start, limit), sample.id, sample.source
-            )
-            for sample in tokenize(examples, self.template, self.base.tokenizer)
-        ]
+        """Token ids in the training template, cut as training cuts (`truncate`).
+
+        A text that training would have dropped is cut as well: whether it was seen is asked of
+        ``trains_on``, and only samples of the population can have been.
+        """
+        bos = self.base.tokenizer.bos_token_id
+        return [truncate(tokens, self.limit, bos) for tokens in self.whole(examples)]
+
+    def whole(self, examples: Sequence[Example]) -> list[TokenizedExample]:
+        """The same without any limit."""
+        return tokenize(examples, self.template, self.base.tokenizer)
+
+    def trains_on(self, tokens: TokenizedExample) -> bool:
+        """Whether the length policy of training would take a text."""
+        return self.overlong == "truncate" or not any(tokens.cut)

@@ -63,20 +63,23 @@ class Attack:
     """Whether it can be run on an adapter at all."""
 
 
-def from_statistics(read: Callable[[TokenStatistics, Sample], float]) -> Score:
+def from_statistics(read: Callable[[TokenStatistics], float]) -> Score:
     """An attack that looks at one pass, the response alone."""
 
     def score(context: Context, target: Target | None, samples: Sequence[Sample]) -> list[float]:
         found = context.statistics(target, [sample.example for sample in samples])
-        return [read(s.response, sample) for s, sample in zip(found, samples, strict=True)]
+        return [read(statistics.response) for statistics in found]
 
     return score
 
 
-def zlib_ratio(found: TokenStatistics, sample: Sample) -> float:
+def zlib_ratio(context: Context, target: Target | None, samples: Sequence[Sample]) -> list[float]:
     """Log-probability per byte of the compressed response."""
-    size = len(zlib.compress(sample.example.output.encode()))
-    return float(found.log_probs.sum(dtype=np.float64)) / size
+    examples = [sample.example for sample in samples]
+    found = context.statistics(target, examples)
+    sums = [float(s.response.log_probs.sum(dtype=np.float64)) for s in found]
+    sizes = [len(zlib.compress(text.encode())) for text in context.responses(examples)]
+    return [total / size for total, size in zip(sums, sizes, strict=True)]
 
 
 def reference(context: Context, target: Target | None, samples: Sequence[Sample]) -> list[float]:
@@ -143,14 +146,14 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         Attack("reference", "gain over the base model", reference, on_base=False),
-        Attack("loss", "loss", from_statistics(lambda found, _: found.mean_log_prob)),
-        Attack("zlib", "loss per compressed byte", from_statistics(zlib_ratio)),
-        Attack("mink", "Min-K%", from_statistics(lambda found, _: lowest_mean(found.log_probs))),
+        Attack("loss", "loss", from_statistics(lambda found: found.mean_log_prob)),
+        Attack("zlib", "loss per compressed byte", zlib_ratio),
+        Attack("mink", "Min-K%", from_statistics(lambda found: lowest_mean(found.log_probs))),
         Attack(
             "mink++",
             "Min-K%++",
             from_statistics(
-                lambda found, _: lowest_mean((found.log_probs - found.means) / found.deviations)
+                lambda found: lowest_mean((found.log_probs - found.means) / found.deviations)
             ),
         ),
         Attack(

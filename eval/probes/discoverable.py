@@ -28,7 +28,7 @@ from fedllm.eval.audit.memorised import memorised
 from fedllm.eval.audit.passes import TOP_K, TokenStatistics
 from fedllm.eval.audit.population import Group
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.extraction import longest_run, template_lengths
+from fedllm.eval.probes.extraction import content, longest_run, template_lengths
 from fedllm.eval.probes.looks import (
     BASE,
     CONFIDENCE,
@@ -65,9 +65,9 @@ Rows = Mapping[Group, Sequence[int]]
 def measure(context: Context) -> Scores:
     """Per sample: lengths, how far greedy decoding gets from each prefix, chance of a draw."""
     tokens = {group: context.tokenised(context.population.examples(group)) for group in GROUPS}
-    head, _, tail = template_lengths([*tokens["member"], *tokens["nonmember"]])
+    template = template_lengths([*tokens["member"], *tokens["nonmember"]])
     spans = {
-        group: [(max(0, head - 1), len(sample.ids) - 1 - tail) for sample in rows]
+        group: [_span(content(sample, template)) for sample in rows]
         for group, rows in tokens.items()
     }
     reached: dict[str, dict[Group, Column]] = {}
@@ -112,6 +112,11 @@ def _columns(found: Sequence[TokenStatistics], spans: Sequence[tuple[int, int]])
     for length in LENGTHS:
         columns[f"draw {length}"] = [_draw(s.response, length) for s in found]
     return columns
+
+
+def _span(places: tuple[int, int, int]) -> tuple[int, int]:
+    """Where the content lies in the statistics, which begin with the second token."""
+    return max(0, places[0] - 1), max(0, places[2] - 1)
 
 
 def _run(hits: np.ndarray) -> int:

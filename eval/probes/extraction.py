@@ -138,21 +138,40 @@ def _hits(
 
 
 def _spans(sample: TokenizedExample, score: TokenScores, template: tuple[int, int, int]) -> _Hits:
-    head, before, tail = template
     hit = np.concatenate([np.zeros(score.start, dtype=bool), score.greedy])  # by token position
-    begin, middle, end = sample.response_start, sample.response_start - before, len(hit) - tail
-    return _Hits(hit[max(head, score.start) : middle], hit[begin:end])
+    begin, middle, end = content(sample, template)
+    return _Hits(hit[max(begin, score.start) : middle], hit[sample.response_start : end])
 
 
 def template_lengths(samples: Sequence[TokenizedExample]) -> tuple[int, int, int]:
-    """How many tokens all samples share: at the start, before the response, at the end."""
-    if len(samples) < 2:
-        return 0, 0, 0
-    prompts = [sample.ids[: sample.response_start] for sample in samples]
-    responses = [sample.ids[sample.response_start :] for sample in samples]
-    head = _common(prompts)
-    before = _common([prompt[: head - 1 if head else None : -1] for prompt in prompts])
-    return head, before, _common([response[::-1] for response in responses])
+    """How many tokens all samples share: at the start, before the response, at the end.
+
+    Where texts were cut to fit, the start is that of whole prompts, the end that of whole
+    responses.
+    """
+    whole = [s.ids[: s.response_start] for s in samples if not s.cut[0]]
+    closed = [s.ids[s.response_start :][::-1] for s in samples if not s.cut[1]]
+    head = _common(whole) if len(whole) > 1 else 0
+    asked = [s.ids[_left(s, head) : s.response_start][::-1] for s in samples]
+    before = _common(asked) if len(asked) > 1 else 0
+    return head, before, _common(closed) if len(closed) > 1 else 0
+
+
+def content(sample: TokenizedExample, template: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Where a sample's own words lie, the template left out.
+
+    Returns:
+        The first token of its instruction, the end of that, and the end of its response.
+    """
+    head, before, tail = template
+    left = _left(sample, head)
+    middle = max(left, sample.response_start - before)
+    return left, middle, len(sample.ids) - max(0, tail - sample.cut[1])
+
+
+def _left(sample: TokenizedExample, head: int) -> int:
+    """How many tokens of the template's start a sample still has; a cut prompt keeps its BOS."""
+    return max(head - sample.cut[0], min(head, 1))
 
 
 def _common(rows: Sequence[tuple[int, ...]]) -> int:

@@ -59,8 +59,9 @@ def separator(context: Context) -> str:
 def beginning(context: Context) -> Sequence[int]:
     """Token ids that all prompts begin with; BOS, or EOS, where they have nothing in common."""
     tokens = _tokens(context)
-    head = min(template_lengths(tokens)[0], min(ids.response_start for ids in tokens))
-    return tokens[0].ids[:head] or blank(context)
+    whole = [ids for ids in tokens if not ids.cut[0]]
+    head = min([template_lengths(tokens)[0], *(ids.response_start for ids in whole)])
+    return whole[0].ids[:head] if head else blank(context)
 
 
 def blank(context: Context) -> Sequence[int]:

@@ -31,6 +31,7 @@ from fedllm.eval.probes.generations import untargeted
 from fedllm.eval.probes.pii_items import GROUPS, Item, collected
 from fedllm.eval.probes.recognisers import canonical, recognise
 from fedllm.eval.stats import Interval
+from fedllm.types import Example
 
 BASE = "base"
 OTHERS = ("others",)
@@ -94,9 +95,15 @@ def _prompts(context: Context, items: Mapping[Group, Sequence[Item]]) -> list[Pr
     for group, rows in items.items():
         for item in rows:
             if item.before is not None:
-                ids = context.tokenised([item.before])[0].ids[:-1]
+                ids = _until(context, item.sample.example, item.before)
                 prompts += [(group, item, ids)] if len(ids) <= room else []
     return prompts
+
+
+def _until(context: Context, whole: Example, before: Example) -> Sequence[int]:
+    """The prompt as it was trained on, and the response up to the value, open at its end."""
+    prompt, begun = context.tokenised([whole])[0], context.subject.whole([before])[0]
+    return (*prompt.ids[: prompt.response_start], *begun.ids[begun.response_start : -1])
 
 
 def _written(

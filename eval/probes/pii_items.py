@@ -52,7 +52,10 @@ class Item:
 
 
 def collected(context: Context) -> dict[Group, list[Item]]:
-    """The values of members and non-members that count; one per sample."""
+    """The values of members and non-members that count; one per sample.
+
+    A value that the length limit cut off was never trained on and does not count.
+    """
     values = {
         group: [_values(sample.example) for sample in context.population.of(group)]
         for group in GROUPS
@@ -85,12 +88,19 @@ def _items(
             if canonical(found) in used or whole_text(sample.example).count(found.value) > 1:
                 continue
             candidates = _candidates(found, context.settings.candidates, context, sample.id)
-            if candidates:
+            exclusive = holders.get(canonical(found), set()) <= {sample.client}
+            item = Item(row, sample, field, found, candidates or (), exclusive)
+            if candidates and _is_seen(context, item):
                 used.add(canonical(found))
-                exclusive = holders.get(canonical(found), set()) <= {sample.client}
-                items.append(Item(row, sample, field, found, candidates, exclusive))
+                items.append(item)
                 break
     return items[:MOST]
+
+
+def _is_seen(context: Context, item: Item) -> bool:
+    """Whether another value in its place changes what training saw."""
+    texts = context.tokenised([item.with_value(value) for value in item.candidates[:2]])
+    return len({tokens.ids for tokens in texts}) > 1
 
 
 def _candidates(found: Found, count: int, context: Context, sample: str) -> tuple[str, ...] | None:

@@ -99,7 +99,8 @@ def _instruction(
     """How near the greedy response to every sample's own instruction comes to its own response."""
     samples = {group: _taken(context, group, rows[group]) for group in GROUPS}
     everything = [sample for group in GROUPS for sample in samples[group]]
-    tokens = context.tokenised([sample.example for sample in everything])
+    examples = [sample.example for sample in everything]
+    tokens, wanted = context.tokenised(examples), context.responses(examples)
     with context.model(target) as model:
         written = generate(
             model,
@@ -108,11 +109,8 @@ def _instruction(
             max_new_tokens=context.settings.new_tokens,
             batch_size=context.settings.batch_size,
         )
-    texts = iter(written)
-    return {
-        group: [round(rouge_l(next(texts), s.example.output), DIGITS) for s in samples[group]]
-        for group in GROUPS
-    }
+    scores = iter(round(rouge_l(*pair), DIGITS) for pair in zip(written, wanted, strict=True))
+    return {group: [next(scores) for _ in samples[group]] for group in GROUPS}
 
 
 def _taken(context: Context, group: Group, rows: Sequence[int]) -> list[Sample]:

@@ -35,7 +35,7 @@ from fedllm.eval.audit.memorised import given_away, memorised
 from fedllm.eval.audit.population import Group
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.figures.formats import percent
-from fedllm.eval.probes.extraction import template_lengths
+from fedllm.eval.probes.extraction import content, template_lengths
 from fedllm.eval.probes.generations import beginning, blank, sampled, separator, untargeted
 from fedllm.eval.probes.rouge import References, words
 from fedllm.seeds import derive_seed, numpy_rng
@@ -86,11 +86,8 @@ class _Index:
         self.size = min(len(context.population.of(group)) for group in GROUPS)
         examples = {group: context.population.examples(group)[: self.size] for group in GROUPS}
         tokens = {group: context.tokenised(examples[group]) for group in GROUPS}
-        head, before, tail = template_lengths([t for group in GROUPS for t in tokens[group]])
-        spans = {
-            group: [_spans(sample, head, before, tail) for sample in tokens[group]]
-            for group in GROUPS
-        }
+        template = template_lengths([t for group in GROUPS for t in tokens[group]])
+        spans = {group: [_spans(sample, template) for sample in tokens[group]] for group in GROUPS}
         longest = [max(map(len, parts)) for parts in spans["member"]]
         self.run = next(
             (n for n in RUNS if sum(x >= n for x in longest) >= ELIGIBLE * len(longest)), RUNS[-1]
@@ -98,10 +95,13 @@ class _Index:
         self._runs = {group: self._grams(spans[group]) for group in GROUPS}
         self._texts = {
             group: (
-                References([_long(e.output) for e in examples[group]]),
-                References([_long(f"{e.query} {e.output}") for e in examples[group]]),
+                References([_long(text) for text in outputs]),
+                References(
+                    [_long(f"{e.query} {text}") for e, text in zip(rows, outputs, strict=True)]
+                ),
             )
-            for group in GROUPS
+            for group, rows in examples.items()
+            for outputs in [context.responses(rows)]
         }
 
     def _grams(self, spans: Sequence[Sequence[Prompt]]) -> dict[tuple[int, ...], set[int]]:
@@ -124,10 +124,10 @@ class _Index:
         return rows
 
 
-def _spans(sample: TokenizedExample, head: int, before: int, tail: int) -> tuple[Prompt, Prompt]:
+def _spans(sample: TokenizedExample, template: tuple[int, int, int]) -> tuple[Prompt, Prompt]:
     """Instruction and response, the template left out."""
-    middle = max(head, sample.response_start - before)
-    return sample.ids[head:middle], sample.ids[sample.response_start : len(sample.ids) - tail]
+    begin, middle, end = content(sample, template)
+    return sample.ids[begin:middle], sample.ids[sample.response_start : end]
 
 
 def _grams_of(ids: Prompt, size: int) -> list[tuple[int, ...]]:

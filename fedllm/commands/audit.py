@@ -16,6 +16,7 @@ from fedllm.commands.retrieval import ManyValues
 from fedllm.commands.tables import print_json, print_table
 
 if TYPE_CHECKING:
+    from fedllm.config import Overlong
     from fedllm.eval.audit.population import Population
     from fedllm.eval.audit.subject import Subject, Target
 
@@ -116,7 +117,13 @@ def run(
     template: Annotated[
         str, typer.Option(help="Prompt format of training; auto takes the one that fits best.")
     ] = "auto",
-    max_length: Annotated[int, typer.Option(min=8, help="Longest sample in tokens.")] = 512,
+    max_length: Annotated[
+        int, typer.Option(min=8, help="Longest sample of training, in tokens.")
+    ] = 512,
+    overlong: Annotated[
+        Literal["drop", "truncate"],
+        typer.Option(help="What training did with a longer one: left it out, or cut it."),
+    ] = "truncate",
     claimed_epsilon: Annotated[
         float | None, typer.Option(help="Differential privacy that training claims.")
     ] = None,
@@ -161,7 +168,9 @@ def run(
     population = _population(
         run, members, nonmembers, plan, public, manifest_sha256, settings, seed
     )
-    targets, subject, shape = _subject(run, model, adapter, template, max_length, device, settings)
+    targets, subject, shape = _subject(
+        run, model, adapter, template, (max_length, overlong), device, settings
+    )
     subject.any_base = any_base
     if include_text:
         typer.echo(f"warning: {WARNING}", err=True)
@@ -266,7 +275,7 @@ def _subject(
     model: str | None,
     adapter: list[Path] | None,
     template: str,
-    max_length: int,
+    length: tuple[int, Overlong],
     device: str,
     settings: Any,
 ) -> tuple[list[Target], Subject, str]:
@@ -285,13 +294,14 @@ def _subject(
     if run is None:
         targets = targets_of_paths(adapter or [])
         base = load_base(ModelConfig(name=str(model)), device=where)
-        return targets, Subject(base, "alpaca", max_length), template
+        return targets, Subject(base, "alpaca", *length), template
     directory = open_run(run)
     config = directory.config
     targets = targets_of_run(directory, every=int(settings.every_round))
     base = load_base(config.model, device=where)
     shape = config.data.template if template == "auto" else template
-    return targets, Subject(base, config.data.template, config.training.max_length), shape
+    length = (config.training.max_length, config.training.overlong)
+    return targets, Subject(base, config.data.template, *length), shape
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def audit_run(
     Returns:
         What the run's own report says of it (`_brief`).
     """
-    config = run.config
+    config, training = run.config, run.config.training
     if not _audited(run):
         detach(runtime.model)
         targets = targets_of_run(run, audit.every)
@@ -75,7 +75,9 @@ def audit_run(
             Request(
                 population=population,
                 targets=targets,
-                subject=Subject(runtime.base, config.data.template, config.training.max_length),
+                subject=Subject(
+                    runtime.base, config.data.template, training.max_length, training.overlong
+                ),
                 settings=settings,
                 limits=limits,
                 seed=config.federation.seed,

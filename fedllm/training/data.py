@@ -18,7 +18,7 @@ from fedllm.seeds import numpy_rng
 from fedllm.training.templates import prompt_and_response
 
 if TYPE_CHECKING:
-    from fedllm.config import Template
+    from fedllm.config import Overlong, Template
     from fedllm.types import Example
 
 IGNORED = -100
@@ -35,6 +35,8 @@ class TokenizedExample:
     response_start: int
     id: str
     source: str
+    cut: tuple[int, int] = (0, 0)
+    """Tokens lost to the length limit: of the prompt's beginning, of the response's end."""
 
     @property
     def response_tokens(self) -> int:
@@ -103,7 +105,7 @@ def tokenize_shard(
     template: Template,
     tokenizer: Any,
     max_length: int,
-    overlong: str,
+    overlong: Overlong,
     name: str,
 ) -> TokenizedShard:
     """Tokenizes a shard and applies ``training.overlong`` to what exceeds ``max_length``.
@@ -113,42 +115,52 @@ def tokenize_shard(
         template: Prompt format.
         tokenizer: The base model's tokenizer.
         max_length: ``training.max_length``, or the model's context where that is smaller.
-        overlong: ``error``, ``drop`` or ``truncate`` (see :func:`truncate`).
+        overlong: ``error``, ``drop`` or ``truncate`` (see :func:`fitted`).
         name: The client, for messages.
 
     Raises:
         DataError: An example is too long under ``error``, or none is left to train on.
     """
     kept: list[TokenizedExample] = []
-    dropped = truncated = 0
-    for tokens in tokenize(examples, template, tokenizer):
-        if len(tokens.ids) <= max_length:
-            kept.append(tokens)
+    everything = tokenize(examples, template, tokenizer)
+    for tokens in everything:
+        trained = fitted(tokens, max_length, overlong, tokenizer.bos_token_id)
+        if trained:
+            kept.append(trained)
         elif overlong == "error":
             raise DataError(_overlong(tokens, max_length, name))
-        elif overlong == "truncate":
-            kept.append(truncate(tokens, max_length, tokenizer.bos_token_id))
-            truncated += 1
-        else:
-            dropped += 1
+    dropped = len(everything) - len(kept)
     if not kept:
         raise DataError(_nothing_left(name, dropped, max_length))
-    return TokenizedShard(tuple(kept), dropped, truncated)
+    return TokenizedShard(tuple(kept), dropped, sum(any(tokens.cut) for tokens in kept))
+
+
+def fitted(
+    tokens: TokenizedExample, max_length: int, overlong: Overlong, bos: int | None
+) -> TokenizedExample | None:
+    """What is trained on of an example, ``None`` for nothing: the one length policy.
+
+    Whoever trains, scores or audits asks here, so that all of them see the same tokens.
+    """
+    fits = len(tokens.ids) <= max_length or overlong == "truncate"
+    return truncate(tokens, max_length, bos) if fits else None
 
 
 def truncate(tokens: TokenizedExample, max_length: int, bos: int | None) -> TokenizedExample:
-    """Cuts the end of the response and, of a prompt that leaves it no room, the beginning.
+    """Cuts what is too long: the end of the response, then the beginning of the prompt.
 
     A quarter of ``max_length`` is the response's whatever the prompt. A cut prompt keeps its BOS
     and its end, where the template asks for the response; a cut response ends without EOS.
     """
+    if len(tokens.ids) <= max_length:
+        return tokens
     prompt, response = tokens.ids[: tokens.response_start], tokens.ids[tokens.response_start :]
-    response = response[: max(max_length - len(prompt), max_length // 4)]
-    excess = len(prompt) + len(response) - max_length
-    if excess > 0:
-        first = 1 if prompt[0] == bos else 0
-        prompt = prompt[:first] + prompt[first + excess :]
-    return TokenizedExample(prompt + response, len(prompt), tokens.id, tokens.source)
+    kept = response[: max(max_length - len(prompt), max_length // 4)]
+    excess = max(0, len(prompt) + len(kept) - max_length)
+    first = 1 if prompt[:1] == (bos,) else 0
+    prompt = prompt[:first] + prompt[first + excess :]
+    cut = (excess, len(response) - len(kept))
+    return TokenizedExample(prompt + kept, len(prompt), tokens.id, tokens.source, cut)
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
