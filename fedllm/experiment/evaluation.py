@@ -29,6 +29,16 @@ class Evaluator:
         self.run, self._runtime = run, runtime
         self._held_out = {client: _by_domain(shard.test) for client, shard in shards.items()}
 
+    def check(self) -> None:
+        """Refuses held-out samples that do not fit, before anybody trains.
+
+        Raises:
+            DataError: Which one.
+        """
+        for client, domains in self._held_out.items():
+            for examples in domains.values():
+                self._runtime.tokenised(_named(client), examples, keep=False)
+
     def evaluate(self, label: str, directory: RoundDirectory) -> str:
         """Scores the round's global adapter unless that is done; returns a line about it.
 
@@ -64,13 +74,17 @@ class Evaluator:
             batch_size=config.eval.batch_size,
             max_new_tokens=config.eval.max_new_tokens,
             seed=derive_seed(config.federation.seed, f"bootstrap {domain}", client=client),
-            name=f"{client} (held out)",
+            name=_named(client),
         )
 
     def _keep(self, client: str, name: str, records: Sequence[SampleRecord]) -> None:
         """Client side: nothing of these records leaves."""
         lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
         atomic_text(self.run.shard(client) / "records" / name, lines, mode=0o600)
+
+
+def _named(client: str) -> str:
+    return f"{client} (held out)"
 
 
 def _by_domain(examples: Sequence[Example]) -> dict[str, list[Example]]:

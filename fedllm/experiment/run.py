@@ -154,7 +154,8 @@ class _Experiment:
         with run.timed("data"):
             for client, shard in self.shards.items():  # a sample that does not fit is found now
                 self.runtime.tokenised(client, shard.train)
-        self.evaluator = Evaluator(run, self.shards, self.runtime)
+            self.evaluator = Evaluator(run, self.shards, self.runtime)
+            self.evaluator.check()
         base = self.runtime.base
         watcher.say(f"Base model: {base.name}, {self.parameters['all'] / 1e6:.1f} M parameters")
 

@@ -13,7 +13,7 @@ from fedllm import atomic, cli
 from fedllm.config import RunConfig
 from fedllm.engines import files
 from fedllm.engines.runtime import Runtime
-from fedllm.errors import EngineError
+from fedllm.errors import DataError, EngineError
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
 from fedllm.runs import open_run, read_json
@@ -159,6 +159,17 @@ def test_bad_input_is_one_line_with_exit_code_2(tmp_path, monkeypatch, capsys, o
     last = said.splitlines()[-1]
     assert code == 2 and expected in last and last.startswith("fedllm: ")
     assert "Traceback" not in said
+    assert not list((tmp_path / "run").glob("rounds/0001/updates/*"))
+
+
+def test_a_held_out_sample_that_does_not_fit_is_found_before_anybody_trains(tmp_path):
+    row = {"instruction": "Say it.", "output": "word " * 400}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n")
+    test = [{"path": f"samples:{name}", "limit": 4} for name in ("code", "math")]
+    data = {"test": [*test, {"path": "long.jsonl", "domain": "medical"}], "root": str(tmp_path)}
+    config = small_config(tmp_path, compare={}, retrieval={"method": "none"}, data=data)
+    with pytest.raises(DataError, match=r"long.jsonl:1 of .* \(held out\) has .* tokens"):
+        work(config)
     assert not list((tmp_path / "run").glob("rounds/0001/updates/*"))
 
 
