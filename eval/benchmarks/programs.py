@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedllm.errors import DataError
+from fedllm.eval.checkers.exact import FENCE
 from fedllm.eval.sandbox import Program
 
 Branch = Literal["block", "module", "continuation"]
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n```")
 """What ends a continued function (lm-evaluation-harness, ``humaneval.yaml``; the fence is ours)."""
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _INDENT = 4
 
 
@@ -76,13 +76,15 @@ def mbpp(problem: Mapping[str, Any], answer: str) -> Attempt:
             f"MBPP task {problem.get('task_id', '?')}: test_list is missing or empty; "
             "give MBPP problems"
         )
-    blocks = [block for block in _FENCE.findall(answer) if re.search(r"^(def|class) ", block, re.M)]
+    entries = _defined(str(problem.get("code") or ""))
+    blocks = [block for block in FENCE.findall(answer) if re.search(r"^(def|class) ", block, re.M)]
+    asked = [block for block in blocks if set(_defined(block)) & set(entries)]
     text = answer.removeprefix("[BEGIN]").split("[DONE]")[0]
     before = [*(problem.get("test_imports") or []), problem.get("test_setup_code") or ""]
     program = Program(
-        code=blocks[0] if blocks else text,
+        code=[*asked, *blocks, text][0],
         tests="\n".join([*map(str, before), *map(str, tests)]),
-        entries=_defined(str(problem.get("code") or "")),
+        entries=entries,
     )
     return Attempt(program, "block" if blocks else "module")
 
@@ -90,7 +92,7 @@ def mbpp(problem: Mapping[str, Any], answer: str) -> Attempt:
 def _definition(answer: str, entry: str) -> tuple[str | None, Branch]:
     """The part of the answer that defines the whole function."""
     defines = re.compile(rf"^(?:async )?def {re.escape(entry)}\b|^{re.escape(entry)}\s*=", re.M)
-    for block in _FENCE.findall(answer):
+    for block in FENCE.findall(answer):
         if defines.search(block):
             return block, "block"
     return (answer, "module") if defines.search(answer) else (None, "module")
@@ -102,7 +104,7 @@ def _continuation(answer: str) -> str:
     Tokenizers and templates strip what an answer begins with, and after a prompt that ends in a
     docstring an unindented line could only be a mistake.
     """
-    blocks = _FENCE.findall(answer)
+    blocks = FENCE.findall(answer)
     body = (blocks[0] if blocks else answer).lstrip("\n")
     for stop in STOPS:
         body = body.split(stop)[0]
@@ -123,11 +125,11 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _defined(reference: str) -> tuple[str, ...]:
-    """What the benchmark's own solution defines, modules excepted: what the tests may use."""
+def _defined(code: str) -> tuple[str, ...]:
+    """What code defines, modules excepted; of the benchmark's own, what the tests may use."""
     try:
-        body = ast.parse(reference).body
-    except SyntaxError:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return ()
     names: list[str] = []
     for node in body:

@@ -10,21 +10,17 @@ import math
 import re
 import string
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fedllm.errors import DataError
 from fedllm.eval.checkers.interpreter import run_function
+from fedllm.eval.checkers.numbers import final_number, own_words
 from fedllm.eval.checkers.operations import Refused
 from fedllm.jsontext import decode
 from fedllm.types import Example
 
-NUMBER = re.compile(
-    r"(?:(?<![\w.)])(?P<sign>[-+−]))?(?:[$€£](?P<inner>-?))?(?<![\w.])"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))(?P<fraction>\.[0-9]+)?"
-)
-"""A number as people write it: sign, currency, groups of three digits, decimals."""
-FENCE = re.compile(r"```[A-Za-z0-9]*[ ]*\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
+"""A fenced block; one that is never closed goes to the end."""
 
 
 def is_correct(example: Example, response: str) -> bool:
@@ -56,14 +52,17 @@ class InvalidReference(ValueError):
 
 def check_number(response: str, reference: str) -> bool:
     """The response's last number (after ``####`` its first) has the reference's value."""
-    expected, found = final_number(reference), final_number(response)
+    expected, found = final_number(reference), final_number(own_words(response))
     if expected is None:
         raise InvalidReference("the reference holds no number")
     return found == expected
 
 
 def check_label(response: str, reference: str) -> bool:
-    """The response's first line is the reference, whatever the case and outer punctuation."""
+    """The response's first line is the reference, whatever the case and outer punctuation.
+
+    A question mark is no such punctuation: ``yes?`` leaves open what ``yes`` answers.
+    """
     return _label(response) == _label(reference)
 
 
@@ -87,8 +86,9 @@ def check_code(response: str, reference: str) -> bool:
         raise InvalidReference("the reference is no JSON with function and cases") from None
     if not cases:
         raise InvalidReference("the reference has no cases")
-    fenced = FENCE.search(response)
-    source = (fenced.group(1) if fenced else response).strip()
+    blocks = FENCE.findall(response)
+    defining = [block for block in blocks if re.search(rf"\b{re.escape(name)}\b", block)]
+    source = [*defining, *blocks, response][0].strip()
     if parameters and not re.match(r"def\b|lambda\b|[A-Za-z_]\w*\s*=[^=]", source):
         source = f"lambda {', '.join(parameters)}: ({source})"
     return all(_passes(source, name, arguments, expected) for arguments, expected in cases)
@@ -102,26 +102,11 @@ CHECKERS: dict[str, Callable[[str, str], bool]] = {
 }
 
 
-def final_number(text: str) -> Decimal | None:
-    """The number a text ends on: the first after the last ``####``, otherwise the last one."""
-    before, mark, after = text.rpartition("####")
-    found = list(NUMBER.finditer(after if mark else text))
-    if not found:
-        return final_number(before) if mark else None
-    match = found[0] if mark else found[-1]
-    negative = ({match["sign"], match["inner"]} & {"-", "−"}) != set()
-    digits = match["digits"].replace(",", "") or "0"
-    try:
-        value = Decimal(digits + (match["fraction"] or ""))
-    except InvalidOperation:
-        return None
-    return -value if negative else value
-
-
 def _label(text: str) -> str:
     lines = text.strip().splitlines()
     line = " ".join(lines[0].casefold().split()) if lines else ""
-    return line.strip(string.punctuation + " ") or line
+    outer = string.punctuation.replace("?", "") + " "
+    return line.strip(outer) or line
 
 
 def _flat(text: str) -> str:

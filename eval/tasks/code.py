@@ -113,7 +113,7 @@ TASKS = (
             _part((2, 3, 4, 1, *range(5, 11)), "mbpp_prompt.jsonl"),
         ),
         shots=3,
-        version=2,
+        version=3,
         read=read_mbpp,
         max_new_tokens=512,
         stop=("[DONE]",),

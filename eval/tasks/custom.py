@@ -128,6 +128,7 @@ def build(spec: Custom, folder: Path) -> Task:
         stop=spec.stop,
         shots=spec.shots,
         pool=source(spec.pool) if spec.pool else {},
+        version=1 if spec.kind == "choose" else 2,
     )
 
 

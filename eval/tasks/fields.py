@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 from typing import Any
 
 from fedllm.data.columns import Row
@@ -32,7 +33,9 @@ def text(row: Row, *names: str, trim: bool = True) -> str:
         raise DataError(
             f"{row.place}: field {_present(row, names)} holds half a character; mend it"
         )
-    if isinstance(found, str | int | float) and str(found).strip():
+    if isinstance(found, float):
+        found = f"{Decimal(str(found)):f}"  # 1e-05 is 0.00001, as numbers are written
+    if isinstance(found, str | int) and str(found).strip():
         return str(found).strip() if trim else str(found)
     shown = "is empty" if found == "" or isinstance(found, str) else f"is a {type(found).__name__}"
     raise DataError(f"{row.place}: field {_present(row, names)} {shown}; expected a text")

@@ -96,6 +96,7 @@ _sentiment = partial(
     labels=LABELS,
     parsers={STRICT: partial(strict_label, labels=LABELS), PEER: peer_sentiment},
     max_new_tokens=8,
+    version=2,
     stop=("\n",),
 )
 TASKS = (

@@ -2,9 +2,10 @@ r"""Mathematics with a checkable answer: GSM8K, SVAMP, MAWPS, MATH.
 
 GSM8K is asked as lm-eval does (``tasks/gsm8k/gsm8k.yaml``) and scored twice: ``strict`` takes the
 number after ``####``, ``flexible`` the number the answer ends on. Where we deviate: numbers are
-compared as decimals, and "flexible" reads a number as people write it instead of any run of digits,
-points and commas. A strict score far below the flexible one is lost format, not lost reasoning.
-MATH compares the content of ``\boxed{}`` as normalised text (``parsers.canonical_expression``).
+compared as decimals, and a number is read as people write it (``fedllm.eval.checkers.numbers``)
+instead of any run of digits, points and commas. A strict score far below the flexible one is lost
+format, not lost reasoning. MATH compares the content of ``\boxed{}`` as normalised text
+(``fedllm.eval.tasks.latex``).
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ _number = partial(
     _answer,
     parsers={STRICT: strict_number, FLEXIBLE: flexible_number},
     max_new_tokens=256,
+    version=2,
     stop=("Question:", "</s>", "<|im_end|>"),
 )
 TASKS = (
@@ -142,5 +144,6 @@ TASKS = (
         parsers={STRICT: boxed},
         max_new_tokens=512,
         stop=("Problem:",),
+        version=2,
     ),
 )

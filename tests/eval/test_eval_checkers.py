@@ -30,7 +30,19 @@ def right(checker, response, reference):
         ("x=-3", "-3"),
         ("- 5 apples", "5"),
         ("+.5", "0.5"),
-        ("12,5", "5"),
+        ("12,5", None),
+        ("1/2", None),
+        ("1e3", None),
+        ("1 234", None),
+        ("5 or 6", None),
+        ("between 5 and 6", None),
+        ("±5", None),
+        ("5 1/2", None),
+        ("\\frac{1}{2}", None),
+        ("10/2 = 5", "5"),
+        ("2 million", "2"),
+        ("negative 5", "-5"),
+        ("10 minus 5", "5"),
         ("steps 1 2 3 #### 18 after 99", "18"),
         ("#### 7\n\nsee page 3", "7"),
         ("12 ####", "12"),
@@ -54,11 +66,17 @@ def test_numbers_compare_by_value():
     assert not right("number", "forty-two", "42")
 
 
+def test_what_the_writer_runs_on_to_ask_is_not_read():
+    assert right("number", "5. Question: What is 40 + 2? 42", "5")
+    assert final_number("1" + "#### x" * 5000) == 1
+
+
 def test_labels_compare_on_the_first_line():
     assert right("label", " Positive.\nBecause sales rose.", "positive")
     assert right("label", "**yes**", "Yes")
     assert not right("label", "positive or negative", "positive")
     assert not right("label", "The sentiment is\npositive", "positive")
+    assert not right("label", "yes?", "yes")
     assert right("label", "+", "+")
     assert not right("label", "-", "+")
 
@@ -74,6 +92,7 @@ REFERENCE = json.dumps({"function": "f", "cases": [[[3], 9], [[-2], 4]]})
 def test_code_must_pass_every_case():
     assert right("code", "def f(x): return x * x", REFERENCE)
     assert right("code", "```python\ndef f(x):\n    return x ** 2\n```\nDone.", REFERENCE)
+    assert right("code", "```sh\npip install x\n```\n```py3\ndef f(x): return x * x", REFERENCE)
     assert right("code", "lambda x: x * x", REFERENCE)
     assert not right("code", "def f(x): return x * 3", REFERENCE)
     assert not right("code", "x * x", REFERENCE)
