@@ -1,26 +1,13 @@
 """Tasks: every row becomes its question, every parser reads what was said and nothing else."""
 
 import json
-import string
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from task_files import lines, table, write_all
 
 from fedllm.errors import ConfigError, DataError
 from fedllm.eval.benchmarks.prompts import Prompter
 from fedllm.eval.tasks.files import Library, load
-from fedllm.eval.tasks.finance import LABELS
-from fedllm.eval.tasks.parsers import (
-    boxed,
-    canonical_expression,
-    canonical_number,
-    flexible_number,
-    peer_sentiment,
-    strict_label,
-    strict_number,
-)
 from fedllm.eval.tasks.registry import TASKS, choose, groups
 
 
@@ -28,74 +15,6 @@ def questions(folder, name, **options):
     task = choose([name])[name.replace("mmlu:", "mmlu_")][0]
     settings = {"limit": None, "shots": None, "seed": 0, **options}
     return load(task, Library(folder), **settings)
-
-
-@pytest.mark.parametrize(
-    ("said", "label"),
-    [
-        ("positive", "positive"),
-        ("  Positive.", "positive"),
-        ("\n\nThe sentiment is NEGATIVE!", "negative"),
-        ("positive, not negative", "positive"),
-        ("not positive", None),
-        ("isn't a very positive one", None),
-        ("It isn’t positive", None),
-        ("non-neutral", None),
-        ("positively surprising", None),
-        ("negative/neutral/positive", None),
-        ("positive or neutral", None),
-        ("", None),
-        ("   \n ", None),
-        ("I cannot say.\npositive", None),
-    ],
-)
-def test_the_strict_parser_reads_the_first_line_and_no_denial(said, label):
-    assert strict_label(said, LABELS) == label
-
-
-def test_the_peers_parser_rewards_silence_and_denial():
-    assert peer_sentiment("") == "neutral"
-    assert peer_sentiment("not positive") == "positive"
-    assert peer_sentiment("POSITIVE") == "neutral"
-    assert peer_sentiment("Negative") == "negative"
-
-
-@given(st.text(alphabet=string.whitespace + string.punctuation.replace("#", "")))
-def test_no_strict_parser_reads_an_answer_into_silence(said):
-    assert strict_label(said, LABELS) is None
-    assert strict_number(said) is None
-    assert boxed(said) is None
-    assert flexible_number(said) is None
-
-
-@pytest.mark.parametrize(
-    ("said", "strict", "flexible"),
-    [
-        ("2 + 3 = 5\n#### 5", "5", "5"),
-        ("#### $1,200.50.", "1200.5", "1200.5"),
-        ("#### -3", "-3", "-3"),
-        ("so it is 18 dollars", None, "18"),
-        ("#### . and then 7", None, "7"),
-        ("The answer is 1,000.", None, "1000"),
-        ("0.50", None, "0.5"),
-        ("no idea", None, None),
-    ],
-)
-def test_numbers_are_read_strictly_and_flexibly(said, strict, flexible):
-    assert (strict_number(said), flexible_number(said)) == (strict, flexible)
-
-
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-1e9, max_value=1e9))
-def test_a_number_has_one_spelling(number):
-    canonical = canonical_number(f"{number:f}")
-    assert canonical == canonical_number(f"${number:,f}") == canonical_number(canonical)
-
-
-def test_the_last_balanced_box_counts():
-    assert boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
-    assert boxed(r"\boxed{\dfrac12}") == boxed(r"\boxed{ \frac{1}{2} }")
-    assert boxed(r"\boxed{10\%}") == boxed(r"$\boxed{10}$") == canonical_expression("10.0")
-    assert boxed(r"\boxed{never closed") is None
 
 
 def test_every_published_schema_is_read(tmp_path):
