@@ -28,6 +28,7 @@ from fedllm.eval.forward import (
     read_prefix,
 )
 from fedllm.seeds import derive_seed, numpy_rng
+from fedllm.training.shapes import parameter_count
 
 if TYPE_CHECKING:
     from fedllm.training.data import TokenizedExample
@@ -254,7 +255,7 @@ def merged_copy(model: Any) -> Any:
     are given back as they are.
     """
     plain = all(p.dtype.is_floating_point for p in model.parameters())
-    small = sum(p.numel() for p in model.parameters()) < MERGED_BELOW
+    small = parameter_count(model.parameters()) < MERGED_BELOW
     if not hasattr(model, "merge_and_unload") or not (plain and small):
         return model
     return deepcopy(model).merge_and_unload().eval()

@@ -36,6 +36,7 @@ ALONE = ("base", "local", "centralised")
 """The arms that are no federation."""
 ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 ProfileName = Literal["quick", "standard", "full"]
+Quantization = Literal["none", "8bit", "4bit"]
 Placement = Literal["single", "spread", "both"]
 Overlong = Literal["error", "drop", "truncate"]
 
@@ -49,7 +50,7 @@ class ModelConfig(Section):
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the base weights; ``auto`` is float32 on a CPU, the checkpoint's own on a GPU."""
-    quantization: Literal["none", "8bit", "4bit"] = "none"
+    quantization: Quantization = "none"
     """Load the base through bitsandbytes (extra ``gpu``)."""
     gradient_checkpointing: bool = False
     """Trade compute for memory in the backward pass."""

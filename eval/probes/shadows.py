@@ -29,6 +29,7 @@ from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.training.data import TokenizedExample
 from fedllm.training.local import start, train_client
 from fedllm.training.model import attach_lora, detach
+from fedllm.training.shapes import parameter_count
 
 GROUPS: tuple[Group, ...] = ("member", "nonmember")
 LARGEST_MODEL = 50_000_000
@@ -42,7 +43,7 @@ CERTAIN = -1e-6
 
 def applies(context: Context, target: Target | None) -> bool:
     """Whether the base is small enough and the profile wants shadows."""
-    size = sum(parameter.numel() for parameter in context.subject.base.model.parameters())
+    size = parameter_count(context.subject.base.model.parameters())
     return context.settings.shadows >= 2 and size <= LARGEST_MODEL
 
 

@@ -37,6 +37,7 @@ from fedllm.progress import Watcher
 from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.server.rounds import check_cohort, check_weighting
+from fedllm.training.shapes import parameter_count
 from fedllm.types import Example
 
 
@@ -162,9 +163,9 @@ class _Experiment:
     @cached_property
     def parameters(self) -> dict[str, int]:
         """How many numbers the base has, and how many a client trains."""
-        named = list(self.runtime.model.named_parameters())
-        trained = sum(p.numel() for _, p in named if p.requires_grad)
-        return {"all": sum(p.numel() for _, p in named) - trained, "trained": trained}
+        named = list(self.runtime.model.parameters())
+        trained = parameter_count(p for p in named if p.requires_grad)
+        return {"all": parameter_count(named) - trained, "trained": trained}
 
     def run_arms(self) -> None:
         """Runs what is left of every arm: rounds and evaluations."""

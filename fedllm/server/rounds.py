@@ -129,7 +129,7 @@ def check_update(
     if card.base != base:
         raise AdapterError(
             f"was trained on another base model (fingerprint {card.base[:12]}, the run has "
-            f"{base[:12]}); load model.name of the run's recipe.yaml at the client"
+            f"{base[:12]}); load the recipe's model.name with its model.quantization at the client"
         )
     if set(state.modules) != set(sent.modules):
         odd = sorted(set(state.modules) ^ set(sent.modules))[:3]

@@ -7,8 +7,6 @@ base model as a control.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 import warnings
@@ -27,22 +25,16 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from fedllm.adapters.state import AdapterState
-from fedllm.config import LoraConfig, ModelConfig
+from fedllm.config import LoraConfig, ModelConfig, Quantization
 from fedllm.errors import AdapterError, ConfigError, MissingExtraError, ModelError
-from fedllm.jsontext import decode
 from fedllm.seeds import derive_seed, torch_rng
+from fedllm.training.identity import fingerprint
 
 ADAPTER = "default"
 """Name peft gives to the one adapter a model carries."""
 SAMPLE = "sample"
 """The model name that stands for the one fedllm brings along."""
-HASH_WHOLE = 64 << 20
-"""Weight files up to this many bytes enter the fingerprint whole, larger ones by blocks."""
-BLOCKS, BLOCK = 256, 4096
-"""Number and bytes of the evenly spaced blocks."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WITHOUT_MEANING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
-"""Entries of a ``config.json`` that do not change what the model computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +48,11 @@ class BaseModel:
     name: str
     """As the recipe gives it."""
     fingerprint: str
-    """64 hex digits that differ between base models (see ``fingerprint``)."""
+    """64 hex digits that differ between base models (``training.identity``)."""
     context: int
     """Longest sequence in tokens."""
+    quantization: Quantization = "none"
+    """The form its weights are held in."""
 
 
 def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
@@ -75,13 +69,14 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
         ModelError: No such folder or hub model, no network, weights missing, not a causal LM.
         MissingExtraError: ``model.quantization`` without bitsandbytes.
     """
-    source, revision = locate(config)
     tokenizer = load_tokenizer(config)
     with _loading(config):
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            source, output_loading_info=True, **_origin(config), **_placement(config, device)
+            locate(config)[0],
+            output_loading_info=True,
+            **_origin(config),
+            **_placement(config, device),
         )
-        identity = fingerprint(source, revision, tokenizer)
     _check_complete(config, report["missing_keys"])
     if config.quantization == "none":
         model.to(device)
@@ -91,7 +86,14 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> BaseModel:
             warnings.simplefilter("ignore", FutureWarning)  # named otherwise from transformers 6 on
             model.gradient_checkpointing_enable({"use_reentrant": False})
     model.config.use_cache = True
-    return BaseModel(model.eval(), tokenizer, config.name, identity, _context(model, tokenizer))
+    return BaseModel(
+        model.eval(),
+        tokenizer,
+        config.name,
+        _identity(config, tokenizer),
+        _context(model, tokenizer),
+        config.quantization,
+    )
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -212,33 +214,25 @@ def adapter_parameters(model: peft.PeftModel) -> dict[str, nn.Parameter]:
     }
 
 
-def fingerprint(source: str, revision: str | None, tokenizer: Any) -> str:
-    """A name of the base model: architecture, weights, vocabulary.
+def identify(config: ModelConfig) -> str:
+    """The fingerprint of a base model that need not be loaded (see ``training.identity``).
 
-    Every file of weights enters whole, or by its size, its first and last bytes and 256 blocks in
-    between when it is large (about 1 MiB is read per file), so a fine-tuned sibling differs.
+    Raises:
+        ModelError: No such folder or hub model, no network, or no EOS token.
     """
-    config = Path(str(cached_file(source, "config.json", revision=revision)))
-    values = decode(config.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in values.items() if key not in WITHOUT_MEANING}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
-    weights = sorted(config.parent.glob("*.safetensors")) or sorted(config.parent.glob("*.bin"))
-    for path in weights:
-        _hash_file(path, digest)
-    return digest.hexdigest()
+    return _identity(config, load_tokenizer(config))
 
 
-def _hash_file(path: Path, digest: Any) -> None:
-    size = path.stat().st_size
-    digest.update(f"{path.name} {size}".encode())
-    with path.open("rb") as file:
-        if size <= HASH_WHOLE:
-            digest.update(file.read())
-            return
-        for block in range(BLOCKS):
-            file.seek((size - BLOCK) * block // (BLOCKS - 1))
-            digest.update(file.read(BLOCK))
+def _identity(config: ModelConfig, tokenizer: Any) -> str:
+    source, revision = locate(config)
+    with _loading(config):
+        found = Path(str(cached_file(source, "config.json", revision=revision)))
+        return fingerprint(
+            found.parent,
+            tokenizer,
+            quantization=config.quantization,
+            own_code=config.trust_remote_code,
+        )
 
 
 def locate(config: ModelConfig) -> tuple[str, str | None]:

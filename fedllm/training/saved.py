@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fedllm.adapters.state import AdapterFile, check_finite, open_adapter
 from fedllm.config import ModelConfig
 from fedllm.errors import AdapterError, ModelError
-from fedllm.training.model import BaseModel, attach_directory, fingerprint, locate
+from fedllm.training.model import BaseModel, attach_directory, identify, locate
 
 
 def attach_saved(base: BaseModel, path: Path, *, any_base: bool = False) -> Any:
@@ -50,28 +52,32 @@ def check_belongs(base: BaseModel, path: Path, *, any_base: bool = False) -> Ada
 def _same_model(base: BaseModel, named: str) -> bool:
     if named == base.name:
         return True
+    config = ModelConfig(name=named, quantization=base.quantization)
     try:
-        source, revision = locate(ModelConfig(name=named))
+        here = Path(locate(config)[0]).is_dir()
     except ModelError:
-        source, revision = named, None
-    if Path(source).is_dir():
-        return fingerprint(source, revision, base.tokenizer) == base.fingerprint
+        here = False
+    if here:
+        return identify(config) == base.fingerprint
     return Path(named).name == Path(base.name).name
 
 
 def _check_shapes(base: BaseModel, adapter: AdapterFile) -> None:
     modules = dict(base.model.named_modules())
     for name in adapter.modules:
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None:
+        module = modules.get(name)
+        weight = getattr(module, "weight", None)
+        if module is None or weight is None:
             raise AdapterError(
                 f"{adapter.path}: adapts module {name}, which {base.name} does not have; give the "
                 "base model it was trained on"
             )
         d_in, d_out, form, _ = adapter.outline(name)
-        quantised = not weight.dtype.is_floating_point  # packed weights do not show their shape
-        if form == "linear" and not quantised and {d_in, d_out} != set(weight.shape):
+        shape = tuple(weight.shape)
+        if isinstance(module, nn.Linear):  # packed weights do not show their shape
+            shape = (module.out_features, module.in_features)
+        if form == "linear" and {d_in, d_out} != set(shape):
             raise AdapterError(
                 f"{adapter.path}: {name} maps {d_in} to {d_out}, in {base.name} it has shape "
-                f"{tuple(weight.shape)}; give the base model it was trained on"
+                f"{shape}; give the base model it was trained on"
             )

@@ -1,7 +1,9 @@
-"""The layers of a base model that LoRA can adapt, from its configuration alone."""
+"""Sizes of a base model: the layers that LoRA can adapt, from its configuration alone; numbers."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,6 +13,16 @@ from fedllm.errors import ModelError
 
 OUTSIDE = ("lm_head", "embed_out", "score")
 """Output layers, which peft's ``all-linear`` leaves out as well."""
+
+
+def parameter_count(parameters: Iterable[torch.Tensor]) -> int:
+    """How many numbers parameters hold; two that 4-bit weights pack into a byte are two."""
+    return sum(math.prod(_shape(parameter)) for parameter in parameters)
+
+
+def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    packed = getattr(parameter, "quant_state", None)
+    return tuple(parameter.shape if packed is None else packed.shape)
 
 
 def linear_layers(name: str) -> dict[str, tuple[int, int, bool]]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -17,10 +18,12 @@ from fedllm.training.model import (
     adapter_parameters,
     attach_lora,
     extract,
+    identify,
     initial_adapter,
     install,
     load_base,
 )
+from fedllm.training.shapes import parameter_count
 
 IDS = torch.tensor([[5, 9, 200, 31, 77, 12, 301, 40]])
 
@@ -195,7 +198,7 @@ def test_the_fingerprint_tells_bases_apart_and_survives_a_move(folders, tmp_path
     assert loaded(tiny_model_folder("llama", tmp_path / "b", seed=1)).fingerprint != name
     assert loaded(folders["mistral"]).fingerprint != name
     other = tiny_model_folder("llama", tmp_path / "c", tokenizer=tiny_tokenizer("byte-bpe-bos"))
-    assert loaded(other).fingerprint == name  # same vocabulary, same weights
+    assert loaded(other).fingerprint != name  # the same vocabulary, but it opens with BOS
     weights = load_file(moved / "model.safetensors")
     weights["model.norm.weight"][0] += 1e-3
     save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
@@ -203,6 +206,28 @@ def test_the_fingerprint_tells_bases_apart_and_survives_a_move(folders, tmp_path
     config = json.loads((moved / "config.json").read_text()) | {"rms_norm_eps": 0.5}
     (moved / "config.json").write_text(json.dumps(config))
     assert loaded(moved).fingerprint != name
+
+
+def test_the_fingerprint_covers_all_that_changes_what_is_trained(tmp_path):
+    folder = tiny_model_folder("llama", tmp_path)
+    config = ModelConfig(name=str(folder), trust_remote_code=True)
+    names = {identify(config), identify(config.model_copy(update={"quantization": "4bit"}))}
+    names |= {identify(config.model_copy(update={"quantization": "8bit"}))}
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    names |= {identify(config)}
+    (folder / "code.py").write_text("x = 1")
+    names |= {identify(config)}
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["eos_token"] = "<|im_end|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    names |= {identify(config)}
+    assert len(names) == 6
+
+
+def test_packed_weights_count_what_they_stand_for():
+    packed = torch.zeros(8, 1, dtype=torch.uint8)
+    packed.quant_state = SimpleNamespace(shape=torch.Size((4, 4)))
+    assert parameter_count([packed, torch.zeros(3)]) == 19
 
 
 def test_a_tokenizer_without_padding_pads_with_eos(tmp_path):
@@ -299,7 +324,8 @@ def test_a_quantized_base_carries_an_adapter(quantization, tmp_path):
     folder = tiny_model_folder("llama", tmp_path, hidden_size=64, intermediate_size=128)
     plain = loaded(folder)
     base = loaded(folder, quantization=quantization)
-    assert base.fingerprint == plain.fingerprint
+    assert base.fingerprint != plain.fingerprint
+    assert parameter_count(base.model.parameters()) == parameter_count(plain.model.parameters())
     model = attach_lora(base, LoraConfig(rank=4), seed=0)
     close = torch.cosine_similarity(logits(model).flatten(), logits(plain.model).flatten(), dim=0)
     assert 0.9 < close < 0.99999
