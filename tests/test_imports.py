@@ -58,7 +58,7 @@ OWNERS = {
     "accelerate": {"fedllm.training.local"},
     "faiss": {"fedllm.retrieval.index", "fedllm.retrieval.structure", "fedllm.retrieval.centers"},
     "sentence_transformers": {"fedllm.retrieval.encoders"},
-    "datasets": {"fedllm.data.sources"},
+    "datasets": {"fedllm.data.places"},
     "flwr": {"fedllm.engines.flower"},
 }
 

@@ -90,7 +90,7 @@ class Library:
         names = " or ".join(source.names[:3])
         if source.hub is None:
             raise DataError(f"task {task.name}: no file {names} (.gz may follow) {where}; add it")
-        from fedllm.data.sources import hub_rows
+        from fedllm.data.places import hub_rows
 
         hub = source.hub
         try:

@@ -77,7 +77,7 @@ def chat_turns(value: Any, ignored: frozenset[str] = frozenset()) -> list[Said]:
     return joined(said)
 
 
-def earlier_turns(value: Any) -> list[Said]:
+def earlier_turns(value: Any, ignored: frozenset[str] = frozenset()) -> list[Said]:
     """The turns of a ``history`` column: pairs of question and answer, or a conversation.
 
     Raises:
@@ -86,7 +86,7 @@ def earlier_turns(value: Any) -> list[Said]:
     if isinstance(value, str) and value.strip():
         value = _parsed(value) or value
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return chat_turns(value) if value else []
+        return chat_turns(value, ignored) if value else []
     texts = [_pair(item) for item in value] if isinstance(value, list) else [None]
     pairs = [pair for pair in texts if pair is not None]
     if len(pairs) < len(texts):

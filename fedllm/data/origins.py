@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.config import RunConfig, SourceConfig
-from fedllm.data.sources import is_hub, source_files
+from fedllm.data.places import is_hub, source_files
 from fedllm.errors import DataError
 from fedllm.fingerprints import Stamp, stamp, unchanged
 

@@ -7,13 +7,14 @@ of plain functions that a row passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fedllm.config import SourceConfig
 from fedllm.data.chat import Said, chat_turns, earlier_turns, joined
 from fedllm.data.columns import Row
 from fedllm.data.flags import row_flags
+from fedllm.data.labels import label_of
 from fedllm.data.schemas import Schema
 from fedllm.data.tools import schemas_of
 from fedllm.data.values import RowError, is_chat
@@ -48,9 +49,8 @@ def reader_of(schema: Schema, source: SourceConfig, domain: str) -> Reader:
             return []
         turns = conversation(fields)
         parts = [single(fields)] if turns is None else answers(turns, fields)
-        shared = aside(fields)
         try:
-            "".join(shared.values()).encode()
+            shared = aside(fields)
             return [Example(**{**part, **shared}, source=row.place) for part in parts]
         except UnicodeEncodeError:  # JSON may escape what no text can hold
             raise RowError(
@@ -67,12 +67,14 @@ def _aside(schema: Schema, source: SourceConfig, domain: str) -> Callable[[Field
     own_domain, owner, tools = schema.text("domain"), schema.text("owner"), schema.read("tools")
 
     def read(fields: Fields) -> dict[str, str]:
-        return {
+        shared = {
             "domain": source.domain or own_domain(fields) or domain,
             "owner": owner(fields),
             "tools": schemas_of(tools(fields)),
             "checker": source.checker,
         }
+        "".join(shared.values()).encode()
+        return shared
 
     if {"domain", "owner", "tools"} & schema.specs.keys():
         return read
@@ -95,9 +97,9 @@ def _single(schema: Schema, source: SourceConfig) -> Callable[[Fields], dict[str
         instruction = instruction.strip()
         if source.instruction is not None:
             extra = "\n".join(part for part in (instruction, extra) if part)
-            _require(extra, schema, asks)
-            instruction = source.instruction
-        _require(instruction, schema, "instruction")
+            instruction = source.instruction if extra else ""
+        if not instruction:
+            raise _empty(schema, asks)
         output, before = respond(output), system(fields).strip()
         return {
             "instruction": instruction,
@@ -140,11 +142,13 @@ def _turns(schema: Schema) -> Callable[[Fields], list[Said] | None]:
         return lambda fields: _chat(messages(fields), schema, "messages")
     ask, reply, earlier = map(schema.read, ("instruction", "output", "history"))
     asked, answered, more = map(schema.text, ("instruction", "output", "input"))
+    has_history = "history" in schema.specs
 
     def read(fields: Fields) -> list[Said] | None:
-        question, answer, past = ask(fields), reply(fields), earlier(fields)
-        if not (past or is_chat(question) or is_chat(answer)):
-            return None
+        question, answer = ask(fields), reply(fields)
+        past = earlier(fields) if has_history else None
+        if not (past or isinstance(question, list) or isinstance(answer, list)):
+            return None  # nearly every row
         before = _past(past, schema)
         if not (before or is_chat(question) or is_chat(answer)):
             return None
@@ -174,7 +178,7 @@ def _chat(value: Any, schema: Schema, part: str) -> list[Said]:
 
 def _past(value: Any, schema: Schema) -> list[Said]:
     try:
-        return earlier_turns(value) if value else []
+        return earlier_turns(value, schema.ignored) if value else []
     except RowError as error:
         column = schema.specs["history"]
         message = f"column '{column}' {error}".replace("NAME", column)
@@ -200,7 +204,8 @@ def _answers(
                 if not trained:
                     continue
                 instruction = turns[user].content.strip()
-                _require(instruction, schema, asks)
+                if not instruction:
+                    raise _empty(schema, asks)
                 spoken = turn.content.strip() or not turn.tool  # a call may come without a word
                 output = respond(turn.content) if spoken else ""
                 yield {
@@ -217,22 +222,23 @@ def _answers(
     return read
 
 
-def _require(text: str, schema: Schema, part: str) -> None:
-    if not text.strip():
-        field = schema.specs.get(part, part)
-        role = "" if field == part else f" ({part})"
-        raise RowError("empty", f"column '{field}'{role} is empty")
+def _empty(schema: Schema, part: str) -> RowError:
+    field = schema.specs.get(part, part)
+    role = "" if field == part else f" ({part})"
+    return RowError("empty", f"column '{field}'{role} is empty")
 
 
 def _response(schema: Schema, source: SourceConfig, part: str) -> Callable[[str], str]:
     """What cleans a response, or puts the source's label in its place."""
 
     def cleaned(text: str) -> str:
-        _require(text, schema, part)
-        return text.strip("\n").rstrip()
+        text = text.strip("\n").rstrip()
+        if not text:
+            raise _empty(schema, part)
+        return text
 
     def labelled(text: str) -> str:
-        label = _label(cleaned(text).strip(), source.labels)
+        label = label_of(cleaned(text).strip(), source.labels)
         if label is None:
             raise RowError(
                 "unknown label",
@@ -242,28 +248,6 @@ def _response(schema: Schema, source: SourceConfig, part: str) -> Callable[[str]
         return label
 
     return labelled if source.labels else cleaned
-
-
-def _label(value: str, labels: Mapping[str, str]) -> str | None:
-    """The label of ``value``: equal key, then a comparison such as ``>=0.1``, then ``*``."""
-    value = value.removesuffix(".0")
-    if value in labels:
-        return labels[value]
-    for key, label in labels.items():
-        match = re.fullmatch(r"(<=|>=|<|>)\s*(-?[\d.]+)", key)
-        if match and _holds(value, match[1], float(match[2])):
-            return label
-    return labels.get("*")
-
-
-def _holds(value: str, relation: str, bound: float) -> bool:
-    try:
-        number = float(value)
-    except ValueError:
-        return False
-    if number == bound:
-        return "=" in relation
-    return (number > bound) == (relation[0] == ">")
 
 
 def _reference(schema: Schema, source: SourceConfig) -> Callable[[Fields, str], str]:

@@ -7,9 +7,7 @@ duplicates, and cut to ``limit`` by a draw that keeps the file's order.
 
 from __future__ import annotations
 
-import difflib
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +17,8 @@ from typing import Any, Literal, TypeVar
 
 from fedllm.config import SourceConfig
 from fedllm.data import samples
-from fedllm.data.columns import Row, getter, paths_of, show_columns, spread, starred
-from fedllm.data.files import SUFFIXES, data_suffix, read_rows
+from fedllm.data.columns import Row, getter, show_columns, spread, starred
+from fedllm.data.places import SAMPLES, is_hub, rows_at
 from fedllm.data.reader import reader_of
 from fedllm.data.schemas import detect
 from fedllm.data.values import RowError
@@ -30,12 +28,11 @@ from fedllm.types import Example
 
 Role = Literal["private", "public", "test"]
 T = TypeVar("T")
-SAMPLES = "samples:"
+_SHAPING = ["columns", "where", "instruction", "labels", "checker", "subset", "revision", "ignore"]
+"""Settings that are for files and data sets alone."""
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "test")
 """What a column ``split`` says of rows that must not be mixed."""
 logger = logging.getLogger(__name__)
-
-
 Check = Callable[[Example], None]
 """Raises RowError where the run's template cannot write an example's turns."""
 
@@ -80,7 +77,7 @@ def read_source(
         examples = _sample(source, seed, role)
         return Loaded(examples, rows=len(examples))
     try:
-        rows = _rows(source, root)
+        rows = rows_at(source, root)
     except OSError as error:
         raise DataError(f"{source.path}: cannot be read ({error.strerror}); check it") from None
     left_out: Counter[str] = Counter()
@@ -149,31 +146,10 @@ def _each(
             left_out[error.kind] += 1
 
 
-def hub_rows(path: str, *, subset: str | None, split: str) -> list[Row]:
-    """The rows of a hub data set as they are.
-
-    Raises:
-        DataError: It cannot be loaded.
-    """
-    return _hub(SourceConfig(path=path, subset=subset, split=split))
-
-
 def _refuse_idle(source: SourceConfig, root: Path) -> None:
     """Settings that would have no effect are an error, not a surprise."""
     if source.path.startswith(SAMPLES):
-        shaping = (
-            *(
-                "columns",
-                "where",
-                "instruction",
-                "labels",
-                "checker",
-                "subset",
-                "revision",
-                "ignore",
-            ),
-        )
-        idle = next((name for name in shaping if getattr(source, name)), None)
+        idle = next((name for name in _SHAPING if getattr(source, name)), None)
     else:
         idle = "topics" if source.topics else None
         idle = "revision" if source.revision and not is_hub(source, root) else idle
@@ -198,105 +174,6 @@ def _sample(source: SourceConfig, seed: int, role: Role) -> list[Example]:
     if source.domain:
         examples = [replace(example, domain=source.domain) for example in examples]
     return examples
-
-
-def _rows(source: SourceConfig, root: Path) -> list[Row]:
-    """The rows of a file, a folder, a pattern or a hub data set."""
-    path, files = _place(source, root), source_files(source, root)
-    if _is_saved(path):
-        return _hub(source, path)
-    if is_hub(source, root):
-        return _hub(source)
-    root = root.absolute()
-    if not files:
-        raise DataError(_missing(source.path, path, root))
-    if source.subset:
-        raise DataError(f"{source.path}: subset has no effect on a file; remove it")
-    rows: list[Row] = []
-    for file in files:
-        below = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
-        shown = source.path if file == path else below
-        rows += read_rows(file, shown, split=source.split, header=not _by_position(source))
-    return rows
-
-
-def source_files(source: SourceConfig, root: Path) -> list[Path]:
-    """The files a source is read from, sorted; none for what is generated or fetched.
-
-    They are the file it names, a folder's data files, those that fit a pattern, or all of what
-    `Dataset.save_to_disk` wrote.
-    """
-    path = _place(source, root)
-    if source.path.startswith(SAMPLES):
-        return []
-    if _is_saved(path):
-        return [file for file in sorted(path.rglob("*")) if file.is_file()]
-    if path.is_file():
-        return [path]
-    if "*" in path.name:
-        return sorted(file for file in path.parent.glob(path.name) if file.is_file())
-    if path.is_dir():
-        return [file for file in sorted(path.iterdir()) if data_suffix(file) in SUFFIXES]
-    return []
-
-
-def is_hub(source: SourceConfig, root: Path) -> bool:
-    """Whether a source is fetched from the hub: its name fits, and no file has it."""
-    there = source_files(source, root) or _place(source, root).exists()
-    return not source.path.startswith(SAMPLES) and not there and _may_be_hub(source.path)
-
-
-def _place(source: SourceConfig, root: Path) -> Path:
-    return root.absolute() / Path(source.path).expanduser()
-
-
-def _is_saved(path: Path) -> bool:
-    """Whether `Dataset.save_to_disk` wrote this folder."""
-    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-
-
-def _hub(source: SourceConfig, saved: Path | None = None) -> list[Row]:
-    """Rows of a data set of the hub, or of one that `Dataset.save_to_disk` wrote."""
-    import datasets
-
-    try:
-        if saved is None:
-            data = datasets.load_dataset(
-                source.path, source.subset, split=source.split, revision=source.revision
-            )
-        else:
-            data = datasets.load_from_disk(str(saved))
-            data = data[source.split] if isinstance(data, datasets.DatasetDict) else data
-        records = data.to_list()
-    except Exception as error:  # the library raises many kinds: network, name, split, build
-        reason = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
-        raise DataError(
-            f"{source.path}: no such file under data.root, and no hub data set that can be loaded "
-            f"({reason}); check path, subset and split={source.split}"
-        ) from None
-    return [Row(f"{source.path}:{number}", fields) for number, fields in enumerate(records, 1)]
-
-
-def _may_be_hub(path: str) -> bool:
-    return data_suffix(Path(path)) not in SUFFIXES and bool(
-        re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", path)
-    )
-
-
-def _missing(shown: str, path: Path, root: Path) -> str:
-    """A message that names the folder searched and the nearest file names in it."""
-    if path.is_dir():
-        return f"{shown}: the folder holds no {', '.join(SUFFIXES)} file; name a file in it"
-    there = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "check the path and data.root"
-    return f"{shown}: does not exist under data.root={root}; {hint}"
-
-
-def _by_position(source: SourceConfig) -> bool:
-    """Whether all columns are named by number, as in a CSV file without header."""
-    paths = [path for spec in source.columns.values() for path in paths_of(spec)]
-    return bool(paths) and all(path.isdigit() for path in paths)
 
 
 def _file_domain(path: str) -> str:

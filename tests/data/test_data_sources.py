@@ -370,13 +370,13 @@ def test_a_hub_data_set_gets_subset_and_split(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(path, name, split):
-        asked.append((path, name, split))
+    def load_dataset(path, name, split, revision):
+        asked.append((path, name, split, revision))
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    examples = load(tmp_path, "org/set-v1.0", subset="main", split="train[:3]")
-    assert asked == [("org/set-v1.0", "main", "train[:3]")]
+    examples = load(tmp_path, "org/set-v1.0", subset="main", split="train[:3]", revision="v2")
+    assert asked == [("org/set-v1.0", "main", "train[:3]", "v2")]
     assert [e.output for e in examples] == [row["output"] for row in ROWS]
     assert (examples[0].domain, examples[0].source) == ("set-v1", "org/set-v1.0:1")
 
