@@ -136,8 +136,8 @@ def _origins(config: RunConfig) -> Iterator[Origin]:
     encoders |= own if isinstance(own, dict) else {"retrieval.client_encoder": own or ""}
     for place, encoder in encoders.items():
         folder = Path(encoder)
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()] if encoder else []
-        yield Origin(place, encoder, _named(files))
+        inside = [path for path in sorted(folder.rglob("*")) if path.is_file()] if encoder else []
+        yield Origin(place, encoder, _named(inside))
 
 
 def _named(files: Sequence[Path]) -> dict[str, Path]:

@@ -32,10 +32,10 @@ class Layout:
     """The text is no instruction by itself: the source has to give one."""
 
 
-_ANSWERS = ("output", "response", "completion", "answer", "target")
+_ANSWERS = ("output", "response", "completion", "answer", "target", "chosen")
 LAYOUTS = (
     Layout("instruction", ("instruction",), _ANSWERS, ("input", "context")),
-    Layout("prompt and completion", ("prompt",), ("completion", *_ANSWERS, "chosen"), ("context",)),
+    Layout("prompt and completion", ("prompt",), ("completion", *_ANSWERS), ("context",)),
     Layout(
         "question and answer",
         ("question", "query", "problem"),

@@ -139,6 +139,8 @@ GOOD, BAD = ({"role": "assistant", "content": text} for text in ("good", "bad"))
     "row",
     [
         {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"instruction": "q", "input": "", "chosen": "good", "rejected": "bad"},
+        {"question": "q", "chosen": "good", "rejected": "bad", "system": ""},
         {"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
         {"prompt": "q", "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
@@ -153,7 +155,7 @@ def test_preferences_train_on_the_chosen_answer_once_the_rejected_is_ignored(tmp
         "good",
         (Turn("user", "q"),),
     )
-    part = "messages" if len(row["chosen"]) == 2 else "output"
+    part = "messages" if row["chosen"] == [ASKED, GOOD] else "output"
     (example,) = read(tmp_path, [row], columns={part: "chosen"}).examples
     assert (example.instruction, example.output) == ("q", "good")
 
