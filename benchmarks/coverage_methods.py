@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from fedllm.atomic import atomic_json, atomic_text
+from fedllm.catalogue import choose
 from fedllm.config import SourceConfig, TrainingConfig
 from fedllm.data.partition import dirichlet
 from fedllm.data.sources import load_source
@@ -63,10 +64,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "direct": {"method": "direct"},
     "direct, no item twice per client": {"method": "direct", "dedup": "client"},
     "direct, no item twice": {"method": "direct", "dedup": "global"},
-    "FedDCA paper": {"method": "feddca", "selection": "paper"},
-    "FedDCA swap": {"method": "feddca", "selection": "swap"},
-    "FedDCA greedy": {"method": "feddca", "selection": "greedy"},
-    "FedDCA": {"method": "feddca", "selection": "greedy+swap"},
+    "FedDCA paper": {"method": {"name": "feddca", "selection": "paper"}},
+    "FedDCA swap": {"method": {"name": "feddca", "selection": "swap"}},
+    "FedDCA greedy": {"method": {"name": "feddca", "selection": "greedy"}},
+    "FedDCA": {"method": "feddca"},
     "FedDCA, no item twice": {"method": "feddca", "dedup": "global"},
 }
 STAR = "FedDCA*"
@@ -200,7 +201,8 @@ def plans(
     centers = {c: client_centers(texts.rows[r], **settings).vectors for c, r in shards.items()}
     scarce = options.public * len(shards) > len(index)
     for name, chosen in METHODS.items():
-        if chosen["method"] in options.without or (scarce and chosen.get("dedup") == "global"):
+        left_out = choose("retrieval", chosen["method"]).name in options.without
+        if left_out or (scarce and chosen.get("dedup") == "global"):
             continue
         yield name, *timed(centers_by_client=centers, **how, **chosen)
     sample = numpy_rng(derive_seed(seed, "alignment")).permutation(len(public))[:ALIGNED_ON]

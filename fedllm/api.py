@@ -8,7 +8,7 @@ a command line and a call give the same bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedllm.aggregation.stack import Stack
     from fedllm.eval.benchmarks.pairs import Paired
     from fedllm.retrieval.index import PoolIndex
-    from fedllm.retrieval.retrieve import Retrieved
+    from fedllm.retrieval.retrieve import Dedup, Retrieved
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,8 @@ def select(
     method: str = "feddca",
     per_client: int = 500,
     seed: int = 0,
+    dedup: Dedup = "none",
+    exclude: Collection[str] = (),
     **settings: Any,
 ) -> dict[str, Retrieved]:
     """Chooses public items for every client from the centroids they sent.
@@ -224,7 +226,9 @@ def select(
         method: A name that ``fedllm list retrieval`` shows.
         per_client: Items per client.
         seed: Of methods that draw.
-        **settings: ``max_similarity``, ``dedup``, ``selection``, ``exclude``.
+        dedup: Who may be given the same item: ``none`` limits nothing, ``client``, ``global``.
+        exclude: Ids that nobody gets.
+        **settings: The method's own settings, e.g. ``max_similarity``.
 
     Returns:
         Client name to its items, best first.
@@ -240,7 +244,15 @@ def select(
         index = pool
     else:
         index = open_index(Path(pool)) if isinstance(pool, str | Path) else PoolIndex(pool)
-    plan = plan_augmentation(method, centroids, index, per_client=per_client, seed=seed, **settings)
+    plan = plan_augmentation(
+        {"name": method, **settings},
+        centroids,
+        index,
+        per_client=per_client,
+        seed=seed,
+        dedup=dedup,
+        exclude=exclude,
+    )
     return plan.items
 
 

@@ -41,6 +41,7 @@ from fedllm.section import Section
 from fedllm.traits import TRAITS
 
 HOMES = {
+    "retrieval": "fedllm.retrieval.catalogue",
     "rule": "fedllm.aggregation.catalogue",
     "weights": "fedllm.aggregation.weights.catalogue",
 }

@@ -19,7 +19,7 @@ from fedllm.overrides import set_value
 
 MAY_DIFFER = {
     "method": None,
-    "retrieval": {"method", "when", "per_client", "selection", "max_similarity", "dedup"},
+    "retrieval": {"method", "when", "per_client", "dedup"},
     "training": {
         "steps",
         "batch_size",

@@ -9,6 +9,7 @@ neither torch nor a data library.
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,15 +22,11 @@ from pydantic import (
     model_validator,
 )
 
+from fedllm.catalogue import Choice, FromPoint, choose
 from fedllm.method import Method
 from fedllm.section import Section
 
 Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
-RetrievalMethod = Literal[
-    "none", "random", "direct", "feddca", "k-centre", "facility-location", "novelsum"
-]
-CENTROID_METHODS = ("direct", "feddca")
-"""The retrieval methods that ask clients for centroids."""
 OWN = "full"
 """What the recipe's own method is called among the arms of a run."""
 ALONE = ("base", "local", "centralised")
@@ -260,7 +257,15 @@ class FederationConfig(Section):
 class RetrievalConfig(Section):
     """How clients' data is widened from the public pool."""
 
-    method: RetrievalMethod = "none"
+    moved: ClassVar[dict[str, str]] = {
+        "selection": "retrieval.method: {name: feddca, selection: ...}",
+        "max_similarity": "retrieval.method: {name: feddca, max_similarity: ...}",
+    }
+
+    method: Annotated[Choice, FromPoint("retrieval")] = Field(
+        default_factory=partial(choose, "retrieval", "none")
+    )
+    """How public items are chosen for each client."""
     when: Literal["once", "each-round"] = "once"
     """Hand out public examples before round 1, or anew to the cohort of every round."""
     encoder: str = "minilm"
@@ -287,9 +292,6 @@ class RetrievalConfig(Section):
     between unit vectors. Smaller needs less noise and follows the shard less."""
     delta: float = Field(1e-5, gt=0, lt=1)
     """With noise: delta of the guarantee, well below one over the size of a shard."""
-    selection: Literal["greedy+swap", "greedy", "swap", "paper"] = "greedy+swap"
-    max_similarity: float = Field(0.7, gt=0, le=1)
-    """Public items closer than this to the client's centre are left out."""
     dedup: Literal["none", "client", "global"] = "none"
     """Who may be given the same public item: ``client`` fills the place of an item that several of
     a client's centres ask for, ``global`` gives no item to two clients."""
@@ -306,7 +308,7 @@ class RetrievalConfig(Section):
     def _check(self, info: ValidationInfo) -> RetrievalConfig:
         if info.context and not info.context.get(OWN, True):
             return self  # an arm of a comparison: what it leaves unused is the recipe's own
-        centroids = self.method in CENTROID_METHODS
+        centroids = "asks_centroids" in self.method.traits
         unused = {
             "client_encoder": self.client_encoder is not None and not centroids,
             "noise": self.noise > 0 and not centroids,
@@ -451,12 +453,19 @@ class RunConfig(Section):
                 f"eval.parallel_arms={self.eval.parallel_arms} is for training.device=cpu; on a "
                 "GPU set it to 1"
             )
-        if self.retrieval.method != "none" and not self.data.public:
+        method = self.retrieval.method.name
+        if method != "none" and not self.data.public:
             raise ValueError(
-                f"retrieval.method={self.retrieval.method} draws from a public pool but "
+                f"retrieval.method={method} draws from a public pool but "
                 "data.public is empty; add a public source or set retrieval.method=none"
             )
         return self
+
+    @property
+    def title(self) -> str:
+        """What a report calls the method and where its clients' public data come from."""
+        widening = self.retrieval.method
+        return self.method.title + (f" + {widening.title}" if widening.name != "none" else "")
 
     @property
     def run_directory(self) -> Path:

@@ -39,7 +39,8 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     place: Any = values
     for depth, part in enumerate(parents):
-        place = _descend(place, part, plugged=parents[0] == "method" and depth > 0)
+        plugged = parents[:2] == ["retrieval", "method"] or parents[0] == "method"
+        place = _descend(place, part, plugged=plugged and depth > 0)
     if isinstance(place, list):
         place[_position(place, last)] = value
     else:

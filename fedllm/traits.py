@@ -28,6 +28,10 @@ TRAITS = {
     "keeps_A": "A never changes and is not sent again",
     "sends_stack": "the server sends the factors of all clients",
     "sends_more": "the server sends as many ranks as the updates have, at most",
+    # what a retrieval method looks at
+    "reads_ids": "chooses among the ids of the public pool",
+    "reads_pool": "looks at the embeddings of the public pool",
+    "asks_centroids": "asks clients for centroids of their embeddings",
     # what a weight policy looks at
     "looks_at_updates": "looks at the updates themselves",
     "counts_domains": "clients tell how many private examples of each domain they hold",

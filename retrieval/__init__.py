@@ -63,7 +63,7 @@ _PLACES = {
     "index": ("PoolIndex", "open_index", "read_texts"),
     "intake": ("gather_centers",),
     "map": ("coverage_map",),
-    "methods": ("METHODS", "Augmentation"),
+    "methods": ("Augmentation",),
     "pool": ("benchmark_hits", "hand_out", "index_examples", "read_shard", "read_sources"),
     "private_centers": ("epsilon_of", "exposure"),
     "release": ("Release", "public_anchors", "release_centers"),

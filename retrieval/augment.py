@@ -1,7 +1,4 @@
-"""Which public items each client trains on as well: FedDCA and what it is compared with.
-
-One entrance for all of :data:`fedllm.retrieval.methods.METHODS`.
-"""
+"""Which public items each client trains on as well: one entrance for all retrieval methods."""
 
 from __future__ import annotations
 
@@ -11,57 +8,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedllm.catalogue import Choice, choose
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.index import PoolIndex
-from fedllm.retrieval.methods import METHODS, Augmentation, AugmentationMethod, Request
+from fedllm.retrieval.methods import Augmentation, Demand
 from fedllm.retrieval.retrieve import Dedup
-from fedllm.retrieval.selection import SelectionMethod
 
 
 def plan_augmentation(
-    method: AugmentationMethod,
+    method: str | Mapping[str, Any] | Choice,
     centers_by_client: Mapping[str, npt.NDArray[Any]],
     index: PoolIndex,
     *,
     per_client: int,
     seed: int,
-    selection: SelectionMethod = "greedy+swap",
-    max_similarity: float = 0.7,
     dedup: Dedup = "none",
     exclude: Collection[str] = (),
 ) -> Augmentation:
     """Plans the augmentation of every client in ``centers_by_client``.
 
     Args:
-        method: How items are chosen.
-        centers_by_client: Client -> centroids ``(k, D)``; methods but ``direct`` and ``feddca`` use
-            the names only. Clients are taken in the order of their names.
+        method: A name that ``fedllm list retrieval`` shows, or ``{"name": name, setting: value}``.
+        centers_by_client: Client -> centroids ``(k, D)``; methods that ask for none use the names
+            only. Clients are taken in the order of their names.
         index: The public pool.
         per_client: Items per client.
         seed: The run's seed (``random`` and the diversity selectors draw from it).
-        selection: Of ``feddca``.
-        max_similarity: Ceiling of ``direct`` and ``feddca``.
         dedup: Whether two centres or two clients may get the same item.
         exclude: Ids that nobody gets.
 
     Raises:
-        RetrievalError: An unknown method, no clients, centroids that do not fit the pool, or a
+        ConfigError: The method or a setting is unknown.
+        RetrievalError: No clients, a budget below 1, centroids that do not fit the pool, or a
             client for which no item is left.
     """
     clients = sorted(centers_by_client)
-    if method not in METHODS:
-        raise RetrievalError(f"retrieval.method={method} is unknown; use one of {list(METHODS)}")
+    chosen = choose("retrieval", method)
+    if per_client < 1:
+        raise RetrievalError(f"per_client={per_client}; give at least 1")
     if not clients:
         raise RetrievalError("no client to augment; at least one is needed")
     centers = {}
-    if METHODS[method].needs == "centroids":
+    if "asks_centroids" in chosen.traits:
         centers = {
             name: index.check_space(
                 np.asarray(centers_by_client[name]), f"centroids of client {name}"
             )
             for name in clients
         }
-    request = Request(
-        clients, index, centers, per_client, seed, selection, max_similarity, dedup, exclude
-    )
-    return METHODS[method].plan(request)
+    demand = Demand(clients, index, centers, per_client, seed, dedup, exclude)
+    plan: Augmentation = chosen.load()(demand)
+    return plan

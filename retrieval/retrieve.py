@@ -82,8 +82,8 @@ def retrieve(
         if not items.ids:
             shared = ", set retrieval.dedup=none" if dedup == "global" else ""
             raise RetrievalError(
-                f"client {client}: no public item is left at or below retrieval.max_similarity="
-                f"{max_similarity}; raise it{shared} or widen data.public"
+                f"client {client}: no public item is left at or below max_similarity="
+                f"{max_similarity} of retrieval.method; raise it{shared} or widen data.public"
             )
     return merged
 

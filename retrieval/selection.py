@@ -134,7 +134,7 @@ def _choose_on_graph(
     """Compares nearest neighbours, as many as lose little on a sample of the clients."""
     if method not in ("greedy", "greedy+swap"):
         raise RetrievalError(
-            f"retrieval.selection={method} compares all pairs of {len(rows)} centroids, "
+            f"selection={method} compares all pairs of {len(rows)} centroids, "
             f"more than {GRAPH_ABOVE}; use greedy+swap or fewer retrieval.clusters"
         )
     ends = np.append(starts[1:], len(rows))

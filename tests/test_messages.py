@@ -4,7 +4,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 import pytest
@@ -118,6 +118,7 @@ def check_setting(match: re.Match[str], text: str) -> None:
     if key in FILES:
         return
     assert key in section.model_fields, f"{match[0]} in: {text}"
-    kind = section.model_fields[key].annotation
+    field = section.model_fields[key]
     if value and value not in ("the", "what", "a"):
+        kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         pydantic.TypeAdapter(kind).validate_python(value)

@@ -15,7 +15,6 @@ from fedllm.comparisons import compared
 from fedllm.config import ALONE
 from fedllm.errors import ConfigError
 from fedllm.kept import check_kept
-from fedllm.retrieval.methods import titled
 from fedllm.runs import FederationDirectory, RunDirectory
 
 ArmKind = Literal["base", "local", "centralised", "federated", "client", "adapter"]
@@ -117,8 +116,7 @@ def _title(run: RunDirectory, name: str) -> str:
     """What the run's report calls a comparison."""
     if name in ALONE or name not in run.config.compare:
         return name.capitalize()
-    arm = compared(run.config, name)
-    return titled(arm.method.title, arm.retrieval.method)
+    return compared(run.config, name).title
 
 
 def _last(path: Path, name: str, title: str, kind: ArmKind) -> EvaluatedArm | None:

@@ -90,7 +90,6 @@ def _others() -> dict[str, list[str]]:
 
     return {
         "recipes": sorted(shipped_recipes()),
-        "retrieval.method": list(get_args(config.RetrievalMethod)),
         "data.partition": list(get_args(config.DataConfig.model_fields["partition"].annotation)),
         "data.template": list(get_args(config.Template)),
     }

@@ -169,15 +169,12 @@ def retrieve(
     out: Annotated[Path, typer.Option(help="Directory of what each client receives.")],
     per_client: Annotated[int, typer.Option(min=1, help="Public items per client.")] = 100,
     method: Annotated[
-        Literal["feddca", "direct", "random", "k-centre", "facility-location", "novelsum"],
-        typer.Option(help="How items are chosen."),
+        str, typer.Option(help="How items are chosen; see `fedllm list retrieval`.")
     ] = "feddca",
-    selection: Annotated[
-        Literal["greedy+swap", "greedy", "swap", "paper"], typer.Option(help="Of feddca.")
-    ] = "greedy+swap",
-    max_similarity: Annotated[
-        float, typer.Option(min=-1, max=1, help="Leave out what is closer to a centre.")
-    ] = 0.7,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the method: `--set max_similarity=0.9`."),
+    ] = None,
     dedup: Annotated[
         Literal["none", "client", "global"], typer.Option(help="Who may share an item.")
     ] = "none",
@@ -200,6 +197,7 @@ def retrieve(
     seed: Seed = 0,
 ) -> None:
     """Run at the server: select a centre per client and hand out public items."""
+    from fedllm.overrides import apply_override
     from fedllm.retrieval.augment import plan_augmentation
     from fedllm.retrieval.contamination import apply_gate
     from fedllm.retrieval.encoders import load_encoder
@@ -226,14 +224,15 @@ def retrieve(
         encoder=None if near is None else load_encoder(opened.encoder),
         cache=_public_cache(),
     )
+    chosen: dict[str, Any] = {"name": method}
+    for setting in settings or []:
+        apply_override(chosen, setting)
     found = plan_augmentation(
-        method,
+        chosen,
         intake.vectors,
         opened,
         per_client=per_client,
         seed=seed,
-        selection=selection,
-        max_similarity=max_similarity,
         dedup=dedup,
         exclude={hit.item for hit in hits} if gate == "drop" else (),
     )

@@ -60,7 +60,7 @@ def member_of(run: RunDirectory, client: str, number: int) -> Member:
         EngineError: The items are missing.
     """
     private, retrieval = read_shard(run.shard_file(client)).train, run.config.retrieval
-    if retrieval.method == "none":
+    if retrieval.method.name == "none":
         return Member(client, private)
     once, this = run.federation.augmentation, run.federation.round(number).public
     path = (once if retrieval.when == "once" else this) / f"{client}.jsonl"

@@ -23,8 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedllm.comparisons import compared, flattened
-from fedllm.config import ALONE, OWN, RetrievalMethod, RunConfig
-from fedllm.retrieval.methods import titled
+from fedllm.config import ALONE, OWN, RunConfig
 from fedllm.runs import FederationDirectory, RunDirectory
 
 Kind = Literal["base", "federated", "local", "centralised"]
@@ -68,9 +67,9 @@ class Arm:
         return self.config.federation.seed
 
     @property
-    def widening(self) -> RetrievalMethod:
-        """How its clients' data are widened."""
-        return self.config.retrieval.method
+    def widening(self) -> str:
+        """Name of the retrieval method that widens its clients' data."""
+        return self.config.retrieval.method.name
 
     @property
     def label(self) -> str:
@@ -88,7 +87,7 @@ def plan_arms(config: RunConfig) -> list[Arm]:
 
 def full_arm(config: RunConfig) -> Arm:
     """The recipe's own method."""
-    return Arm(OWN, "federated", system_title(config), "the recipe's own system", config.own)
+    return Arm(OWN, "federated", config.title, "the recipe's own system", config.own)
 
 
 def replicates(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
@@ -106,11 +105,6 @@ def replicates(arms: Sequence[Arm], seeds: Sequence[int]) -> list[Arm]:
     ]
 
 
-def system_title(config: RunConfig) -> str:
-    """What a report calls the method of ``config`` and where its data come from."""
-    return titled(config.method.title, config.retrieval.method)
-
-
 def steps_per_round(arm: Arm, clients: Sequence[str]) -> int:
     """Optimiser steps of one client of ``arm`` in one round."""
     steps, size = arm.config.training.steps, arm.config.federation.clients_per_round
@@ -125,7 +119,7 @@ def _comparison(config: RunConfig, name: str) -> Arm:
         kind, title, description = WITHOUT_FEDERATION[name]
         return Arm(name, kind, title, description, own)
     differs = ", ".join(f"{key}={value}" for key, value in flattened(config.compare[name]))
-    return Arm(name, "federated", system_title(own), differs or "as the recipe", own)
+    return Arm(name, "federated", own.title, differs or "as the recipe", own)
 
 
 def _told_apart(arms: Sequence[Arm]) -> list[Arm]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.atomic import atomic_json
-from fedllm.config import RetrievalConfig, RetrievalMethod, RunConfig
+from fedllm.catalogue import Choice
+from fedllm.config import RetrievalConfig, RunConfig
 from fedllm.data.shards import Shard, read_pool, write_pool
 from fedllm.engines.files import cohort_of
 from fedllm.errors import RetrievalError
@@ -26,7 +27,7 @@ from fedllm.experiment.embedding import Embedder
 from fedllm.experiment.screening import REMEDY, Screen
 from fedllm.progress import Watcher
 from fedllm.retrieval.augment import plan_augmentation
-from fedllm.retrieval.methods import METHODS, Augmentation
+from fedllm.retrieval.methods import Augmentation
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
@@ -62,7 +63,7 @@ class Augmenter:
         """
         nothing: dict[str, list[Example]] = {client: [] for client in shards}
         settings, seed = config.retrieval, config.federation.seed
-        if settings.method == "none":
+        if settings.method.name == "none":
             return nothing
         if settings.when == "each-round":
             if federation.completed < config.federation.rounds:
@@ -81,10 +82,10 @@ class Augmenter:
         """Domain coverage before and after, and a 2-D map; measured and written once."""
         return measure_coverage(self._run, self._embedder, self._centroids, arms, shards)
 
-    def _prepare(self, method: RetrievalMethod, shards: Mapping[str, Shard]) -> None:
+    def _prepare(self, method: Choice, shards: Mapping[str, Shard]) -> None:
         """Everything that needs the clients: the gate's look at the pool, and their centroids."""
         self._screen.public(shards)
-        if METHODS[method].needs == "centroids":
+        if "asks_centroids" in method.traits:
             self._centroids.release(shards)
 
     def _hand_out(
@@ -105,16 +106,14 @@ class Augmenter:
     def _plan(
         self, settings: RetrievalConfig, clients: Sequence[str], seed: int, suspects: set[str]
     ) -> Augmentation:
-        needs = METHODS[settings.method].needs
-        asking = needs == "centroids"
+        traits = settings.method.traits
+        asking = "asks_centroids" in traits
         return plan_augmentation(
             settings.method,
             self._centroids.arrived(clients) if asking else dict.fromkeys(clients, NOBODY),
-            self._embedder.names if needs == "ids" else self._embedder.index,
+            self._embedder.names if "reads_ids" in traits else self._embedder.index,
             per_client=settings.per_client,
             seed=seed,
-            selection=settings.selection,
-            max_similarity=settings.max_similarity,
             dedup=settings.dedup,
             exclude=suspects if settings.contamination == "drop" else (),
         )

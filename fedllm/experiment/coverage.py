@@ -27,7 +27,6 @@ from fedllm.retrieval.coverage import (
     unique_ratio,
 )
 from fedllm.retrieval.map import coverage_map
-from fedllm.retrieval.methods import METHODS
 from fedllm.runs import RunDirectory, read_json
 
 Array = npt.NDArray[np.float32]
@@ -51,7 +50,7 @@ class CoverageStudy:
         }
         full = self._run.federation.given()
         sent: dict[str, Array] = {}
-        if METHODS[self._method].needs == "centroids":
+        if "asks_centroids" in self._method.traits:
             sent = self._centroids.arrived(list(shards))
         return {
             "domains": measured,

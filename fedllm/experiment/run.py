@@ -34,7 +34,6 @@ from fedllm.experiment.probe import run_probe
 from fedllm.experiment.summary import summarise
 from fedllm.opening import opened_run, settle
 from fedllm.progress import Watcher
-from fedllm.retrieval.methods import METHODS
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.server.rounds import check_cohort, check_weighting
 from fedllm.training.shapes import parameter_count
@@ -118,7 +117,7 @@ def hand_out(run: RunDirectory, watcher: Watcher) -> None:
     """
     directory = run.federation.round(run.federation.completed + 1)
     own = run.config.own
-    each_round = own.retrieval.when == "each-round" and own.retrieval.method != "none"
+    each_round = own.retrieval.when == "each-round" and own.retrieval.method.name != "none"
     if each_round and directory.plan.exists():
         Augmenter(run, watcher).widen_round(directory, own)
 
@@ -182,7 +181,7 @@ class _Experiment:
 
     def coverage(self) -> dict[str, Any] | None:
         """Domain coverage, where retrieval looks at embeddings."""
-        if METHODS[self.config.retrieval.method].needs not in ("pool", "centroids"):
+        if not self.config.retrieval.method.traits & {"reads_pool", "asks_centroids"}:
             return None
         with self.run.timed("retrieval"):
             return self.augmenter.measure(self.arms, self.shards)

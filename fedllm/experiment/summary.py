@@ -169,9 +169,11 @@ def seconds_by_stage(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _retrieval(run: RunDirectory) -> dict[str, Any]:
     """How data was widened, what clients told for it, and what the contamination gate found."""
     settings, federation = run.config.retrieval, run.federation
-    asked = ("method", "when", "encoder", "selection", "dedup", "per_client", "min_cluster_size")
+    asked = ("when", "encoder", "dedup", "per_client", "min_cluster_size")
     alignment = read_json(run.alignment) if run.alignment.exists() else {}
     return {
+        "method": settings.method.name,
+        **settings.method.values,
         **{name: getattr(settings, name) for name in asked},
         "releases": {
             path.stem: read_json(path) for path in sorted(federation.centers.glob("*.json"))

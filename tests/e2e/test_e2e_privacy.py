@@ -204,7 +204,7 @@ def test_no_canary_leaves_through_the_commands(tmp_path):
         )  # fmt: skip
     said += loud(
         tmp_path, "retrieve", "--index", index, "--centers", *sent, "--per-client", 20,
-        "--out", tmp_path / "given", "--selection", "paper", "--max-similarity", 0.9,
+        "--out", tmp_path / "given", "--set", "selection=paper", "--set", "max_similarity=0.9",
     )  # fmt: skip
     said += loud(
         tmp_path, "coverage", "--reference", "samples:public", "--limit", 200,

@@ -84,7 +84,7 @@ def received(folder, client):
 def test_clients_receive_text_score_and_public_id_of_their_own_topic(world):
     said = fedllm(
         "retrieve", "--index", world / "index", "--centers", *sent(world),
-        "--per-client", 25, "--out", world / "given", "--selection", "greedy",
+        "--per-client", 25, "--out", world / "given", "--set", "selection=greedy",
     )  # fmt: skip
     assert "kitchen: 25 items" in said
     known = set(open_index(world / "index").ids)
@@ -158,7 +158,7 @@ def test_index_grows_on_disk_and_skips_what_it_has(world, kind):
     centers.save(world / "one.safetensors")
     fedllm(
         "retrieve", "--index", folder, "--centers", world / "one.safetensors",
-        "--max-similarity", 1, "--per-client", 1, "--out", world / "given",
+        "--set", "max_similarity=1", "--per-client", 1, "--out", world / "given",
     )  # fmt: skip
     (item,) = received(world / "given", "one")
     assert (item["domain"], item["id"]) == ("travel", open_index(folder).ids[100])
@@ -169,7 +169,7 @@ def test_items_like_a_benchmark_are_dropped_blocked_or_reported(world):
     benchmark = write(world / "benchmark.jsonl", stolen)
     command = (
         "retrieve", "--index", world / "index", "--centers", *sent(world),
-        "--per-client", 60, "--max-similarity", 1, "--benchmark", benchmark,
+        "--per-client", 60, "--set", "max_similarity=1", "--benchmark", benchmark,
         "--out", world / "given",
     )  # fmt: skip
     with pytest.raises(RetrievalError, match="30 retrieved items resemble"):

@@ -1,14 +1,14 @@
 """Measures of coverage and the strategies that are compared by them."""
 
 import json
-from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedllm.errors import RetrievalError
+from fedllm.catalogue import POINTS
+from fedllm.errors import ConfigError, RetrievalError
 from fedllm.retrieval.augment import plan_augmentation
 from fedllm.retrieval.coverage import (
     client_maxima,
@@ -20,7 +20,6 @@ from fedllm.retrieval.coverage import (
 )
 from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.map import coverage_map
-from fedllm.retrieval.methods import METHODS, AugmentationMethod
 
 
 def unit(seed, rows, width=8):
@@ -122,7 +121,7 @@ def test_map_spreads_along_the_direction_of_largest_variance():
 CENTERS = {"b": unit(20, 4), "a": unit(21, 3)}
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(POINTS["retrieval"]))
 def test_every_method_keeps_to_the_budget_and_is_repeatable(method):
     index = PoolIndex(unit(6, 100))
     plan = plan_augmentation(method, CENTERS, index, per_client=12, seed=3)
@@ -137,10 +136,11 @@ def test_every_method_keeps_to_the_budget_and_is_repeatable(method):
         assert all(len(items.ids) == 12 for items in plan.items.values())
 
 
-def test_registry_names_every_method_and_others_are_refused():
-    assert set(METHODS) == set(get_args(AugmentationMethod))
-    with pytest.raises(RetrievalError, match="retrieval.method=best is unknown.*'novelsum'"):
+def test_unknown_methods_and_empty_budgets_are_refused():
+    with pytest.raises(ConfigError, match="retrieval 'best' is unknown.*novelsum"):
         plan_augmentation("best", CENTERS, PoolIndex(unit(6, 9)), per_client=1, seed=0)
+    with pytest.raises(RetrievalError, match="per_client=0; give at least 1"):
+        plan_augmentation("direct", CENTERS, PoolIndex(unit(6, 9)), per_client=0, seed=0)
 
 
 def test_order_of_clients_does_not_matter():

@@ -3,14 +3,14 @@
 import json
 import time
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from runs import arms as comparisons
 from runs import fingerprints, small_config
 
-from fedllm.config import CENTROID_METHODS, RetrievalConfig, RetrievalMethod
+from fedllm.catalogue import POINTS
+from fedllm.config import RetrievalConfig
 from fedllm.engines import local
 from fedllm.engines.files import close_and_advance, cohort_of
 from fedllm.engines.runtime import Runtime, member_of
@@ -19,7 +19,6 @@ from fedllm.experiment import embedding, hand_out, prepare_run, run_experiment
 from fedllm.progress import Watcher
 from fedllm.retrieval.centers import load_centers
 from fedllm.retrieval.encoders import HashingEncoder
-from fedllm.retrieval.methods import METHODS
 from fedllm.retrieval.private_centers import epsilon_of
 from fedllm.runs import open_run
 
@@ -52,17 +51,23 @@ def given(run_folder: Path, number: int) -> dict[str, list[str]]:
     return {client: items["ids"] for client, items in plan["items"].items()}
 
 
-def test_the_recipe_knows_every_method_of_the_registry():
-    assert set(get_args(RetrievalMethod)) == set(METHODS)
-    assert set(CENTROID_METHODS) == {m for m in METHODS if METHODS[m].needs == "centroids"}
+def test_settings_of_another_method_are_refused_with_their_new_place(folder):
+    for section, message in (
+        ({"method": "random", "max_similarity": 0.9}, "it is now retrieval.method"),
+        ({"method": {"name": "random", "max_similarity": 0.9}}, "unknown"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config(folder, "refused", retrieval=section)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "feddca"])
+@pytest.mark.parametrize("method", [m for m in POINTS["retrieval"] if m != "feddca"])
 def test_every_method_runs_from_a_recipe(folder, method):
     summary = run(config(folder, method, retrieval={"method": method, "dedup": "client"}))
     wanted = 0 if method == "none" else 6
     assert {row["public"] for row in summary["clients"].values()} <= {wanted, wanted - 1}
-    assert (summary["coverage"] is not None) == (METHODS[method].needs in ("pool", "centroids"))
+    assert (summary["coverage"] is not None) == bool(
+        POINTS["retrieval"][method].traits & {"reads_pool", "asks_centroids"}
+    )
     assert bool(summary["retrieval"]["releases"]) == (method == "direct")
 
 
@@ -130,7 +135,7 @@ def test_a_client_without_its_items_is_told_where_they_come_from(folder):
 
 
 def test_dedup_global_gives_no_item_to_two_clients(folder):
-    direct = {"method": "direct", "per_client": 10, "max_similarity": 1.0}
+    direct = {"method": {"name": "direct", "max_similarity": 1.0}, "per_client": 10}
     ratios = []
     for dedup in ("none", "global"):
         settings = config(folder, f"dedup-{dedup}", retrieval={**direct, "dedup": dedup})

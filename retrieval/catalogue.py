@@ -1,0 +1,78 @@
+"""The retrieval methods: their settings, papers and traits. Imports neither numpy nor a method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedllm.catalogue import Entry
+from fedllm.section import Section
+
+
+class Nothing(Section):
+    """No public items: private data only."""
+
+
+class Random(Section):
+    """Uniform public items without replacement; with ``dedup=global`` clients share one draw."""
+
+
+class Direct(Section):
+    """Every centroid of a client retrieves its share of the client's items."""
+
+    max_similarity: float = Field(0.7, gt=0, le=1)
+    """Public items closer than this to the asking centroid are left out."""
+
+
+class FedDCA(Section):
+    """One centre per client, selected for coverage of all centroids, retrieves all its items."""
+
+    selection: Literal["greedy+swap", "greedy", "swap", "paper"] = "greedy+swap"
+    """How centres are selected: greedily, by swaps, both, or by the published procedure."""
+    max_similarity: float = Field(0.7, gt=0, le=1)
+    """Public items closer than this to the client's centre are left out."""
+
+
+class KCentre(Section):
+    """Items that leave no public item far from all of them, dealt out in turn."""
+
+
+class FacilityLocation(Section):
+    """Items that cover the public pool best, dealt out in turn."""
+
+
+class NovelSum(Section):
+    """Items of the largest NovelSum diversity, dealt out in turn."""
+
+
+def _entry(
+    settings: type[Section], function: str, title: str, paper: str = "", *traits: str
+) -> Entry:
+    return Entry(settings, f"fedllm.retrieval.methods.{function}", title, paper, frozenset(traits))
+
+
+_PAPER = "https://arxiv.org/abs/2409.20135"
+
+ENTRIES = {
+    "none": _entry(Nothing, "uniform:nothing", "private data only"),
+    "random": _entry(Random, "uniform:random_items", "random public data", "", "reads_ids"),
+    "direct": _entry(
+        Direct, "nearest:direct_items", "direct retrieval", _PAPER, "asks_centroids"
+    ),
+    "feddca": _entry(FedDCA, "nearest:feddca_items", "FedDCA", _PAPER, "asks_centroids"),
+    "k-centre": _entry(
+        KCentre,
+        "diverse:k_centre_items",
+        "k-centre",
+        "https://arxiv.org/abs/1708.00489",
+        "reads_pool",
+    ),
+    "facility-location": _entry(
+        FacilityLocation, "diverse:facility_location_items", "facility location", "", "reads_pool"
+    ),
+    "novelsum": _entry(
+        NovelSum, "diverse:novel_sum_items", "NovelSum", "https://arxiv.org/abs/2502.17184",
+        "reads_pool",
+    ),
+}  # fmt: skip
