@@ -72,7 +72,8 @@ def _coefficients(x: Tensor, own: Tensor, other: Tensor, fixed: Tensor, p: Tenso
     if not float(pull) > 0:  # a factor that is zero: every coefficient is as good
         return x
     lifted = normal + pull * torch.eye(len(p), dtype=torch.float64)
-    return x + torch.linalg.solve(lifted, wanted - normal @ x)
+    step: Tensor = torch.linalg.solve(lifted, wanted - normal @ x)
+    return x + step
 
 
 def _sum(factor: Callable[[int], Tensor], coefficients: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class CoverageStudy:
         return {
             "before": coverage_of_maxima(private),
             "random": covered("random"),
-            "after": covered(self._method),
+            "after": covered(self._method.name),
         }
 
     def _map(
