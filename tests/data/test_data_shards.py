@@ -310,14 +310,6 @@ def test_a_damaged_shard_file_names_itself_and_not_its_text(tmp_path):
         read_shard(tmp_path / "absent.jsonl")
 
 
-def test_shards_of_earlier_runs_are_read_with_the_ids_they_had(tmp_path):
-    path = tmp_path / "shard.jsonl"
-    path.write_text(
-        '{"kind": "fedllm shard", "client": "c", "domains": ["x"], "train": 1, "test": 1}\n'
-        '{"instruction": "a", "output": "b", "domain": "x", "id": "3aa8909cac069691"}\n'
-        '{"instruction": "a", "output": "b", "input": "c", "history": [["user", "x"], '
-        '["assistant", "y"]], "id": "a8234fb90cd5823b"}\n'
-    )
-    shard = read_shard(path)
+def test_ids_stay_what_they_were_before_examples_had_tools():
     chat = Example("a", "b", input="c", history=(Turn("user", "x"), Turn("assistant", "y")))
-    assert shard.train == [Example("a", "b", domain="x")] and shard.test == [chat]
+    assert (Example("a", "b").id, chat.id) == ("3aa8909cac069691", "a8234fb90cd5823b")
