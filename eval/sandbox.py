@@ -8,10 +8,15 @@ everything or a search through frames lead nowhere. A verdict counts only with t
 judge alone was given.
 
 Isolation is ``strong`` where the kernel grants namespaces: no network, no sight of other processes,
-no files but interpreter and system libraries (read-only) and a scratch folder in memory. Otherwise
-it is ``weak``: limits, nobody instead of root and the filter of system calls (no network, no
-processes) stay; the same files are all it reaches where the kernel has Landlock, what its user may
-reach where not; its scratch folder lies on the disk. The level stands in every verdict.
+no files but interpreter and system libraries (read-only) and a scratch folder in memory. A root
+that rules one user only (``unshare -Ur``, rootless containers) gets them inside a user namespace of
+the program's own, as any other user does. Otherwise isolation is ``weak``: limits, nobody instead
+of root and the filter of system calls (no network, no processes) stay; the same files are all it
+reaches where the kernel has Landlock, what its user may reach where not; its scratch folder lies on
+the disk. The level stands in every verdict, and what is missing beside it.
+
+Time is CPU time, so that a busy machine makes no right program wrong; a generous limit on the
+wall's clock ends what waits instead of calculating.
 
 Not covered: a hole in the kernel itself; guessing expected values (benchmarks that show their tests
 in the prompt invite it); under weak isolation, many files filling the disk, and programs of other
@@ -34,7 +39,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -44,8 +49,10 @@ from fedllm.eval.scratch import scratch_folder
 Isolation = Literal["strong", "weak"]
 
 TIMEOUT = 3.0
+WALL = 10.0
+"""Times the timeout that may pass on the wall's clock: on a busy machine, or waiting."""
 MEMORY = 1 << 30
-START_UP = 20.0
+START_UP = 60.0
 """Seconds that interpreter and confinement may take on a busy machine, beside the timeout."""
 _ANSWER = 1 << 14  # bytes of a verdict
 _ENVIRONMENT = {
@@ -85,6 +92,8 @@ class Verdict:
     seconds: float
     """Wall-clock time, start of the interpreter included."""
     isolation: Isolation
+    missing: tuple[str, ...] = ()
+    """What strong isolation has and this one had not."""
 
     @property
     def passed(self) -> bool:
@@ -92,11 +101,29 @@ class Verdict:
         return self.status == "passed"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use."""
+
+    timeout: float = TIMEOUT
+    """Seconds of CPU time."""
+    wall: float | None = None
+    """Seconds on the wall's clock; ``WALL`` times the timeout where None."""
+    memory: int = MEMORY
+    """Bytes of address space."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds on the wall's clock."""
+        return WALL * self.timeout if self.wall is None else self.wall
+
+
 def execute(
     program: Program,
     *,
     allow: bool,
     timeout: float = TIMEOUT,
+    wall: float | None = None,
     memory: int = MEMORY,
     require_strong: bool = False,
 ) -> Verdict:
@@ -105,8 +132,8 @@ def execute(
     Args:
         program: Code and tests.
         allow: The user's explicit consent to running code that a model wrote.
-        timeout: Wall-clock seconds for loading the code and running the tests; CPU time of the
-            code is limited to about the same.
+        timeout: Seconds of CPU time for loading the code and running the tests.
+        wall: Seconds on the wall's clock for the same; ``WALL`` times the timeout where None.
         memory: Bytes of address space.
         require_strong: Refuse to run under weak isolation.
 
@@ -115,7 +142,7 @@ def execute(
         EngineError: No sandbox can be built here at all.
     """
     level = _admit(allow, require_strong)
-    return _try(program, level, timeout, memory)
+    return _try(program, level, Limits(timeout, wall, memory))
 
 
 def execute_all(
@@ -124,17 +151,18 @@ def execute_all(
     allow: bool,
     workers: int | None = None,
     timeout: float = TIMEOUT,
+    wall: float | None = None,
     memory: int = MEMORY,
     require_strong: bool = False,
 ) -> Iterator[Verdict]:
     """The verdicts of many programs in their order, ``workers`` at a time (one per core)."""
-    level = _admit(allow, require_strong)
+    level, limits = _admit(allow, require_strong), Limits(timeout, wall, memory)
     count = workers or len(os.sched_getaffinity(0))
     waiting = iter(programs)
     with ThreadPoolExecutor(count) as pool:
 
         def submit(most: int) -> list[Any]:
-            return [pool.submit(_try, p, level, timeout, memory) for p in islice(waiting, most)]
+            return [pool.submit(_try, p, level, limits) for p in islice(waiting, most)]
 
         running = submit(2 * count)
         while running:
@@ -142,9 +170,18 @@ def execute_all(
             running += submit(1)
 
 
-@functools.cache
 def isolation() -> Isolation:
     """The strongest isolation this machine grants, found by trying.
+
+    Raises:
+        EngineError: Not even the weak one works.
+    """
+    return confinement().isolation
+
+
+@functools.cache
+def confinement() -> Verdict:
+    """The verdict on a right program under the strongest isolation, with what is missing there.
 
     Raises:
         EngineError: Not even the weak one works.
@@ -154,14 +191,17 @@ def isolation() -> Isolation:
     reasons = []
     for level in levels:
         try:
-            verdict = _try(probe, level, START_UP, MEMORY)
+            verdict = _try(probe, level, Limits(START_UP))
         except EngineError as error:
             reasons.append(str(error))
             continue
         if verdict.passed:
-            return level
-        reasons.append(f"{level}: {verdict.status} {verdict.detail}")
-    raise EngineError(f"no sandbox works on this machine: {'; '.join(reasons)}; use Linux 5.13+")
+            return replace(verdict, missing=(*verdict.missing, *reasons))
+        reasons.append(f"{level} isolation: {verdict.status} {verdict.detail}")
+    raise EngineError(
+        f"no sandbox works on this machine: {'; '.join(reasons)}; leave out the tasks that run "
+        "programs (--tasks finance,medical,math) or evaluate them on another Linux machine"
+    )
 
 
 def _admit(allow: bool, require_strong: bool) -> Isolation:
@@ -171,37 +211,39 @@ def _admit(allow: bool, require_strong: bool) -> Isolation:
         )
     level = isolation()
     if require_strong and level != "strong":
+        missing = "; ".join(confinement().missing)
         raise ConfigError(
-            "isolation is weak here (the kernel grants no namespaces) and strong is required; "
-            "allow unprivileged user namespaces, or drop the requirement"
+            f"isolation is weak here (missing: {missing}) and strong is required; allow "
+            "unprivileged user namespaces, or drop --require-strong-sandbox"
         )
     return level
 
 
-def _try(program: Program, level: Isolation, timeout: float, memory: int) -> Verdict:
+def _try(program: Program, level: Isolation, limits: Limits) -> Verdict:
     nonce, start = secrets.token_hex(16), time.monotonic()
     with scratch_folder() as scratch:
-        answer = _run(program, level, timeout, memory, scratch, nonce)
+        answer = _run(program, level, limits, scratch, nonce)
     seconds = time.monotonic() - start
     if answer is None:
-        late = seconds > timeout + START_UP
+        late = seconds > limits.patience + START_UP
         return Verdict("timeout" if late else "killed", "no verdict", seconds, level)
     if answer.get("status") == "no jail":
         raise EngineError(f"{level} isolation cannot be set up: {answer['detail']}")
     if answer.get("nonce") != nonce:
         return Verdict("forged", "a verdict without the nonce", seconds, level)
-    return Verdict(answer["status"], answer["detail"], seconds, level)
+    return Verdict(answer["status"], answer["detail"], seconds, level, tuple(answer["missing"]))
 
 
 def _run(
-    program: Program, level: Isolation, timeout: float, memory: int, scratch: str, nonce: str
+    program: Program, level: Isolation, limits: Limits, scratch: str, nonce: str
 ) -> dict[str, Any] | None:
     """The judge's answer; None where it gave none in time or died."""
     reading, writing = os.pipe()
     settings = {
         "level": level,
-        "timeout": timeout,
-        "memory": memory,
+        "timeout": limits.timeout,
+        "wall": limits.patience,
+        "memory": limits.memory,
         "scratch": scratch,
         "verdict": writing,
         "parent": os.getpid(),
@@ -231,7 +273,7 @@ def _run(
         with contextlib.suppress(BrokenPipeError):  # it has given up and says why
             process.stdin.write(json.dumps(job).encode())
             process.stdin.close()
-        return _answer(reading, time.monotonic() + timeout + START_UP)
+        return _answer(reading, time.monotonic() + limits.patience + START_UP)
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):

@@ -95,7 +95,7 @@ def evaluate(request: Request, watcher: Watcher) -> tuple[dict[str, Any], Path]:
             "seed": asking.seed,
         }
         facts = {"command": request.command, "skipped": skipped, "batch_size": request.batch_size}
-        facts |= {"versions": _versions(), "isolation": _isolation(tasks)}
+        facts |= {"versions": _versions(), **_isolation(tasks)}
         entries = {loaded.task.name: task_entry(loaded) for loaded in tasks}
         entries |= {
             name: harness_entry(name, task, request.limit, request.fewshot)
@@ -321,13 +321,14 @@ def _folder(request: Request, run: RunDirectory | None) -> Path:
     return Path("benchmarks-out") / name
 
 
-def _isolation(tasks: Sequence[Loaded]) -> str | None:
-    """How well programs are locked in, where there are any."""
+def _isolation(tasks: Sequence[Loaded]) -> dict[str, Any]:
+    """How well programs are locked in, where there are any, and what is missing to do it better."""
     if not any(loaded.task.kind == "code" for loaded in tasks):
-        return None
-    from fedllm.eval.sandbox import isolation
+        return {"isolation": None}
+    from fedllm.eval.sandbox import confinement
 
-    return isolation()
+    found = confinement()
+    return {"isolation": found.isolation, "isolation_missing": list(found.missing)}
 
 
 def _versions() -> Mapping[str, str]:

@@ -57,7 +57,9 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     run = summary["runs"][-1]
     lines += [f"{name}: skipped, {why}" for name, why in run.get("skipped", {}).items()]
     if run.get("isolation"):
-        lines.append(f"Programs ran under {run['isolation']} isolation")
+        missing = "; ".join(run.get("isolation_missing", ()))
+        note = f" (missing: {missing})" if missing else ""
+        lines.append(f"Programs ran under {run['isolation']} isolation{note}")
     return lines
 
 

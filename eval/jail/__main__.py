@@ -33,7 +33,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     kernel.die_with_parent(settings["parent"])
     try:
-        _confine(settings)
+        settings["missing"] = _confine(settings)
         judge, (ours, theirs) = os.getpid(), socket.socketpair()
         guest = os.fork()
     except OSError as error:
@@ -46,8 +46,10 @@ def main() -> None:
     _be_judge(settings, ours.detach(), guest)
 
 
-def _confine(settings: dict[str, Any]) -> None:
+def _confine(settings: dict[str, Any]) -> list[str]:
+    """Takes the process out of its surroundings; returns what this machine does not grant."""
     scratch = Path(settings["scratch"])
+    missing = []
     if settings["level"] == "strong":
         kernel.leave(scratch)
         kernel.die_with_parent(settings["parent"])  # new credentials have cleared the first request
@@ -58,26 +60,42 @@ def _confine(settings: dict[str, Any]) -> None:
             os._exit(0)
         kernel.die_with_parent(0)
     else:
-        os.chdir(scratch)
-        if os.geteuid() == 0:
-            os.chown(scratch, kernel.NOBODY, kernel.NOBODY)
-            for name in MODULES:  # nobody may be unable to read root's interpreter
-                importlib.import_module(name)
-        kernel.keep_to_files(scratch)
-        kernel.give_up_root()
+        missing = _confine_weakly(scratch)
         kernel.die_with_parent(settings["parent"])
     kernel.hide()
+    return missing
+
+
+def _confine_weakly(scratch: Path) -> list[str]:
+    missing = ["namespaces of its own"]
+    becomes_nobody = kernel.can_become_nobody()  # before /proc is out of reach
+    os.chdir(scratch)
+    for name in MODULES:  # nobody may be unable to read root's interpreter
+        importlib.import_module(name)
+    if not kernel.keep_to_files(scratch):
+        missing.append("Landlock, so the program reaches what its user may reach")
+    if becomes_nobody:
+        kernel.give_up_root(scratch)
+    elif os.geteuid() == 0:
+        missing.append("a user other than root, whose capabilities alone are given up")
+    kernel.drop_capabilities()
+    if not syscalls.available():
+        missing.append("the filter of system calls")
+    return missing
 
 
 def _be_judge(settings: dict[str, Any], channel: int, guest: int) -> None:
     job = json.load(sys.stdin)
     _limit(settings, seconds=settings["timeout"] + 5)
-    status, detail = verdict(Channel(channel), job, settings["timeout"])
+    status, detail = verdict(
+        Channel(channel), job, guest=guest, cpu=settings["timeout"], wall=settings["wall"]
+    )
     if status == "closed":
         status, detail = _death(guest)
     with contextlib.suppress(ProcessLookupError):
         os.kill(guest, signal.SIGKILL)
-    _report(settings, {"status": status, "detail": detail, "nonce": job["nonce"]})
+    answer = {"status": status, "detail": detail, "nonce": job["nonce"]}
+    _report(settings, {**answer, "missing": settings["missing"]})
 
 
 def _be_guest(settings: dict[str, Any], channel: int) -> NoReturn:
@@ -115,12 +133,12 @@ def _death(guest: int) -> tuple[str, str]:
     if not os.WIFSIGNALED(status):
         return "killed", f"the program ended its own process (exit code {os.WEXITSTATUS(status)})"
     number = os.WTERMSIG(status)
-    if number in (signal.SIGXCPU, signal.SIGALRM):
+    if number == signal.SIGXCPU:
         return "timeout", "out of CPU time"
     return "killed", f"the program died of {signal.Signals(number).name}"
 
 
-def _report(settings: dict[str, Any], answer: dict[str, str]) -> None:
+def _report(settings: dict[str, Any], answer: dict[str, Any]) -> None:
     os.write(settings["verdict"], json.dumps(answer).encode() + b"\n")
 
 

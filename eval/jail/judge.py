@@ -9,14 +9,16 @@ from __future__ import annotations
 import builtins
 import importlib
 import signal
+import time
 from types import FrameType
 from typing import Any, NoReturn
 
 from fedllm.eval.jail.guest import MUTABLE
 from fedllm.eval.jail.wire import Channel, Closed, Forged, decode, encode
 
-REMINDER = 1.0
-"""Seconds after which a test that swallowed ``Expired`` gets it again."""
+WATCH, REMINDER = 0.05, 1.0
+"""Seconds between two looks at the clocks; and after which a test that swallowed ``Expired`` gets
+it again."""
 NAME, DETAIL = 80, 300
 """Most characters of an exception's name and of its text."""
 MODULES = (
@@ -170,16 +172,32 @@ class Judge:
         return Remote(self, number)
 
 
-def verdict(channel: Channel, job: dict[str, Any], timeout: float) -> tuple[str, str]:
+def verdict(
+    channel: Channel, job: dict[str, Any], *, guest: int, cpu: float, wall: float
+) -> tuple[str, str]:
     """Status and detail of one program; ``closed`` where the guest died, which the caller explains.
 
     Args:
         channel: To the guest.
         job: ``code``, ``tests``, ``context`` and ``entries``, see ``sandbox.Program``.
-        timeout: Seconds for loading the code and running the tests.
+        guest: Its process.
+        cpu: Seconds of CPU time for loading the code and running the tests, both sides together.
+        wall: Seconds on the wall's clock, for what waits instead of calculating.
     """
-    signal.signal(signal.SIGALRM, _expire)
-    signal.setitimer(signal.ITIMER_REAL, timeout, REMINDER)
+    begun, spent = time.monotonic(), _spent(guest)
+
+    def watch(number: int, frame: FrameType | None) -> None:
+        late = ""
+        if time.monotonic() - begun > wall:
+            late = f"no result within {wall:g} s"
+        if _spent(guest) - spent > cpu:
+            late = f"more than {cpu:g} s of CPU time"
+        if late:
+            signal.setitimer(signal.ITIMER_REAL, REMINDER, REMINDER)
+            raise Expired(late)
+
+    signal.signal(signal.SIGALRM, watch)
+    signal.setitimer(signal.ITIMER_REAL, WATCH, WATCH)
     try:
         Judge(channel).run(job["code"], job["tests"], job["context"], job["entries"])
         status, detail = "passed", ""
@@ -243,5 +261,10 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def _expire(number: int, frame: FrameType | None) -> None:
-    raise Expired
+def _spent(guest: int) -> float:
+    """CPU seconds of the guest, all its threads, and of this process so far."""
+    try:
+        theirs = time.clock_gettime(~guest << 3 | 2)  # linux/posix-timers_types.h: CPUCLOCK_SCHED
+    except OSError:  # it is gone
+        theirs = 0.0
+    return theirs + time.process_time()

@@ -2,8 +2,9 @@
 
 Strong: own user, mount, process, network, IPC and host-name namespaces; a file system of the
 interpreter and the system's libraries, read-only, and an empty folder in memory; no capabilities.
-Weak: where the kernel refuses namespaces, the process gives up root, and Landlock, if the kernel
-has it, keeps it to the same files.
+Weak: where the kernel refuses namespaces, the process gives up root or, where no other user exists
+(a container of one user), root's capabilities, and Landlock, if the kernel has it, keeps it to the
+same files.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _DETACH = 2
 _DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES = 1, 4, 38
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPABILITIES_V3 = 0x20080522
+_CHANGE_USER = 1 << 0 | 1 << 6 | 1 << 7  # chown, setgid, setuid
+_ADMINISTER = 1 << 21
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _ACCESS_ALL, _ACCESS_TRUNCATE = (1 << 13) - 1, 1 << 14  # linux/landlock.h, versions 1 and 3
@@ -51,12 +54,24 @@ def hide() -> None:
     _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
 
 
-def give_up_root() -> None:
-    """Becomes nobody, for good, where it is root."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+def can_become_nobody() -> bool:
+    """Whether this is a root that can change its user: a container may have one user only."""
+    own = Path("/proc/self")
+    try:
+        mapped = all(_maps(own / name, NOBODY) for name in ("uid_map", "gid_map"))
+        groups = (own / "setgroups").read_text("ascii").strip() != "deny"
+    except OSError:
+        return False
+    return os.geteuid() == 0 and mapped and groups and _capable(_CHANGE_USER)
+
+
+def give_up_root(scratch: Path | None = None) -> None:
+    """Becomes nobody, for good, and ``scratch`` nobody's; ``can_become_nobody`` must hold."""
+    if scratch is not None:
+        os.chown(scratch, NOBODY, NOBODY)
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def leave(folder: Path) -> None:
@@ -68,7 +83,8 @@ def leave(folder: Path) -> None:
     Raises:
         OSError: The kernel refuses a part of it; the process is then good for nothing else.
     """
-    if os.geteuid() == 0:
+    rules = can_become_nobody() and _capable(_ADMINISTER)
+    if rules:
         _call("unshare", _NEW_MOUNTS | _NEW_OTHERS)
     else:
         user, group = os.geteuid(), os.getegid()
@@ -77,17 +93,17 @@ def leave(folder: Path) -> None:
         Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1", "ascii")
         Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1", "ascii")
     _change_root(folder)
-    if os.geteuid() == 0:
+    if rules:
         give_up_root()
         _call("unshare", _NEW_USER)  # limits on processes then count this program's alone
-    _drop_capabilities()
+    drop_capabilities()
 
 
-def keep_to_files(scratch: Path) -> None:
-    """Reads libraries and devices, writes in ``scratch`` alone; no effect without Landlock."""
+def keep_to_files(scratch: Path) -> bool:
+    """Reads libraries and devices, writes in ``scratch`` alone; False without Landlock."""
     version = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1)
     if version < 1:
-        return
+        return False
     everything = _ACCESS_ALL | (_ACCESS_TRUNCATE if version >= 3 else 0)
     rules = ctypes.create_string_buffer(struct.pack("Q", everything), 8)
     ruleset = _libc.syscall(_LANDLOCK_CREATE, rules, ctypes.c_size_t(8), 0)
@@ -99,21 +115,25 @@ def keep_to_files(scratch: Path) -> None:
     _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     _call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
     os.close(ruleset)
+    return True
 
 
 def limit(*, memory: int, seconds: int, processes: int, file_bytes: int, files: int) -> None:
-    """Hard limits of this process; ``memory`` and ``file_bytes`` in bytes, ``seconds`` of CPU."""
-    for name, value in [
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_NPROC, processes),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, files),
-        (resource.RLIMIT_CORE, 0),
+    """Hard limits of this process; ``memory`` and ``file_bytes`` in bytes, ``seconds`` of CPU.
+
+    The end of CPU time is a signal of its own (SIGXCPU), and death a second later.
+    """
+    for name, value, grace in [
+        (resource.RLIMIT_AS, memory, 0),
+        (resource.RLIMIT_CPU, seconds, 1),
+        (resource.RLIMIT_NPROC, processes, 0),
+        (resource.RLIMIT_FSIZE, file_bytes, 0),
+        (resource.RLIMIT_NOFILE, files, 0),
+        (resource.RLIMIT_CORE, 0, 0),
     ]:
-        _, hard = resource.getrlimit(name)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(name, (value, value))
+        _, before = resource.getrlimit(name)
+        hard = value + grace if before == resource.RLIM_INFINITY else min(value + grace, before)
+        resource.setrlimit(name, (min(value, hard), hard))
 
 
 def _change_root(folder: Path) -> None:
@@ -178,9 +198,23 @@ def _permit(ruleset: int, path: Path, access: int) -> None:
     os.close(descriptor)
 
 
-def _drop_capabilities() -> None:
+def drop_capabilities() -> None:
+    """Keeps none, whatever the user."""
     header = struct.pack("Ii", _CAPABILITIES_V3, 0)
     _call("capset", ctypes.create_string_buffer(header), ctypes.create_string_buffer(24))
+
+
+def _maps(path: Path, identity: int) -> bool:
+    """Whether a user or group exists in this namespace, by ``/proc/self/uid_map``."""
+    rows = [list(map(int, line.split())) for line in path.read_text("ascii").splitlines()]
+    return any(first <= identity < first + count for first, _, count in rows)
+
+
+def _capable(wanted: int) -> bool:
+    """Whether this process has all capabilities of a mask."""
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return int(effective.split()[1], 16) & wanted == wanted
 
 
 def _mount(

@@ -141,6 +141,12 @@ def refuse_what_calculating_never_needs() -> None:
         raise OSError(number, "seccomp is not available")
 
 
+def available() -> bool:
+    """Whether this machine knows the filter."""
+    libc = ctypes.CDLL(None)
+    return platform.machine() in ARCHITECTURES and libc.prctl(21, 0, 0, 0, 0) >= 0  # GET_SECCOMP
+
+
 def _program(column: int, architecture: int) -> list[bytes]:
     """The filter in classic BPF; a jump's offsets count from the instruction that follows."""
     steps = [
