@@ -20,7 +20,7 @@ from fedllm.eval.benchmarks.programs import STOPS, humaneval, mbpp
 from fedllm.eval.tasks.fields import identity, text, value
 from fedllm.eval.tasks.spec import Hub, Part, Question, Task, single
 
-WHOLE_MBPP = ("mbpp.jsonl", "mbpp.json", "sanitized-mbpp.json", "sanitized-mbpp.jsonl")
+WHOLE_MBPP = ("mbpp.jsonl", "sanitized-mbpp.json", "mbpp_sanitized.json", "mbpp_full.jsonl")
 """Files that hold every split."""
 
 
@@ -89,7 +89,7 @@ TASKS = (
         kind="code",
         title="HumanEval",
         sources=single(
-            ("HumanEval.jsonl", "humaneval.jsonl", "humaneval_test.jsonl"),
+            ("HumanEval.jsonl", "human_eval.jsonl", "humaneval_test.jsonl"),
             Hub("openai/openai_humaneval", "test", "openai_humaneval"),
         ),
         read=read_humaneval,
@@ -103,7 +103,7 @@ TASKS = (
         kind="code",
         title="MBPP",
         sources=single(
-            ("mbpp_test.jsonl", "mbpp_test.json"),
+            ("mbpp_test.jsonl",),
             Hub("google-research-datasets/mbpp", "test", "full"),
             _part(range(11, 511)),
         ),

@@ -1,7 +1,7 @@
 """Where a task's rows lie and what they are: local files first, the hub where it is allowed.
 
-A file is found by its name anywhere below ``--data``, packed or not; of several the one closest to
-the top is taken.
+A file is found by its name anywhere below ``--data``, packed or not, with ``-`` for ``_`` and in
+any format that is read; of several the one closest to the top is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedllm.adapters.manifest import sha256
 from fedllm.data.columns import Row
-from fedllm.data.files import read_rows
+from fedllm.data.files import SUFFIXES, data_suffix, read_rows
 from fedllm.errors import DataError
 from fedllm.eval.tasks.fields import value
 from fedllm.eval.tasks.spec import Part, Question, Source, Task
@@ -52,12 +52,15 @@ class Library:
     def __init__(self, root: Path | None) -> None:
         self.root = root
         self._files: dict[str, Path] = {}
+        self._stems: dict[str, Path] = {}
         if root is None:
             return
         if not root.is_dir():
             raise DataError(f"--data {root}: no such folder; give the one with the task files")
         for path in sorted(_walk(root), key=lambda path: (len(path.parts), str(path))):
             self._files.setdefault(_bare(path), path)
+            if data_suffix(path) in SUFFIXES:
+                self._stems.setdefault(_stem(path), path)
 
     def find(self, source: Source) -> Path | None:
         """The first of a source's files that is there."""
@@ -65,7 +68,7 @@ class Library:
             path = Path(name)
             if path.is_absolute() and path.is_file():
                 return path
-            if found := self._files.get(_bare(path)):
+            if found := self._files.get(_bare(path)) or self._stems.get(_stem(path)):
                 return found
         return None
 
@@ -84,21 +87,20 @@ class Library:
             inside = self.root is not None and path.is_relative_to(self.root)
             shown = str(path.relative_to(self.root)) if inside and self.root else str(path)
             rows = read_rows(path, str(path), header=source.header)
-            whole = source.part is not None and _bare(path) in source.part.files
-            return (_split(rows, source.part) if whole else rows), shown, sha256(path)
+            own = {_stem(Path(name)) for name in source.files}
+            part = None if _stem(path) in own else source.part
+            return _split(rows, part), shown, sha256(path)
         where = f"under {self.root}" if self.root else "because --data names no folder"
-        names = " or ".join(source.names[:3])
+        names = f"{' or '.join(source.names)} (or in another format, packed or not)"
         if source.hub is None:
-            raise DataError(f"task {task.name}: no file {names} (.gz may follow) {where}; add it")
+            raise DataError(f"task {task.name}: no file {names} {where}; add it")
         from fedllm.data.places import hub_rows
 
         hub = source.hub
         try:
             rows = hub_rows(hub.path, subset=hub.subset, split=hub.split)
         except DataError as error:
-            raise DataError(
-                f"task {task.name}: no file {names} (.gz may follow) {where}, and {error}"
-            ) from None
+            raise DataError(f"task {task.name}: no file {names} {where}, and {error}") from None
         rows = _split(rows, source.part)
         content = "\n".join(repr(sorted(row.fields.items(), key=str)) for row in rows)
         name = f"{hub.path} {hub.subset or ''} {hub.split}"
@@ -184,7 +186,11 @@ def _split(rows: list[Row], part: Part | None) -> list[Row]:
 
 
 def _bare(path: Path) -> str:
-    return path.name.lower().removesuffix(".gz")
+    return path.name.lower().removesuffix(".gz").replace("-", "_")
+
+
+def _stem(path: Path) -> str:
+    return _bare(path).removesuffix(data_suffix(path))
 
 
 def _distinct(questions: list[Question]) -> list[Question]:

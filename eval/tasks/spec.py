@@ -84,7 +84,7 @@ class Source:
     """Rows of one split: local files by name, or a data set of the hub."""
 
     files: tuple[str, ...]
-    """Names, any of which will do, ``.gz`` or not."""
+    """Names, any of which will do, in any format that is read."""
     hub: Hub | None = None
     header: bool = True
     """Whether a CSV file names its columns."""

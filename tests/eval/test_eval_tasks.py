@@ -1,5 +1,6 @@
 """Tasks: every row becomes its question, every parser reads what was said and nothing else."""
 
+import gzip
 import json
 
 import pytest
@@ -106,6 +107,31 @@ def test_mbpp_is_split_and_prompted_as_its_authors_do(tmp_path, form):
     assert prompt == shown
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "mbpp_sanitized.json",
+            "mbpp-sanitized.json.gz",
+            "sanitized_mbpp.json",
+            "Sanitized-MBPP.json",
+        ),
+        *("mbpp.json", "MBPP_full.json", "mbpp-test.json"),
+    ],
+)
+def test_a_file_is_known_by_its_name_however_it_is_joined_or_packed(tmp_path, name):
+    content = json.dumps([mbpp_row(11, "prompt")]).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [question.id for question in questions(tmp_path, "mbpp").questions] == ["11"]
+
+
+def test_a_file_is_known_in_every_format(tmp_path):
+    table(tmp_path / "gsm8k-test.csv", [("question", "answer"), ("1+1?", "#### 2")])
+    lines(tmp_path / "sent_valid.jsonl", [{"text": "up", "label": 1}])
+    assert questions(tmp_path, "gsm8k").questions[0].gold == "2"
+    assert questions(tmp_path, "tfns").questions[0].gold == "positive"
+
+
 def test_mbpp_without_its_own_rows_says_how_to_take_others(tmp_path):
     lines(tmp_path / "mbpp.jsonl", [mbpp_row(700, "text")])
     with pytest.raises(
@@ -117,8 +143,6 @@ def test_mbpp_without_its_own_rows_says_how_to_take_others(tmp_path):
 
 
 def test_packed_files_in_any_subfolder_are_found(tmp_path):
-    import gzip
-
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     row = b'{"question": "1+1?", "answer": "#### 2"}\n'
@@ -186,9 +210,18 @@ def test_an_entry_point_the_prompt_does_not_define_is_refused(tmp_path):
         questions(tmp_path, "humaneval")
 
 
-def test_a_missing_file_says_which_one_is_expected(tmp_path):
+def test_a_missing_file_says_which_one_is_expected(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise DataError("the hub is out of reach")
+
+    monkeypatch.setattr("fedllm.data.places.hub_rows", offline)
     with pytest.raises(DataError, match="no file fpb_test.jsonl or fpb.jsonl"):
         questions(tmp_path, "fpb")
+    for name, task in TASKS.items():
+        with pytest.raises(DataError) as error:
+            questions(tmp_path, name)
+        (source, *_) = task.sources.values()
+        assert all(expected in str(error.value) for expected in source.names)
     with pytest.raises(DataError, match="no such folder"):
         Library(tmp_path / "nowhere")
 
