@@ -26,7 +26,9 @@ from fedllm.adapters.state import AdapterState
 from fedllm.config import TrainingConfig
 from fedllm.errors import ConfigError, EngineError
 from fedllm.seeds import derive_seed
+from fedllm.training.builds import share_builds
 from fedllm.training.data import IGNORED, Batch, TokenizedExample, batch_plan, collate
+from fedllm.training.launch import check_launch, check_started
 from fedllm.training.model import adapter_parameters, adapter_state
 
 NO_ADVANCE: Callable[[int], None] = lambda step: None  # noqa: E731
@@ -57,9 +59,12 @@ def start(training: TrainingConfig) -> Accelerator:
     a sharded adapter into bfloat16.
 
     Raises:
-        ConfigError: The device is missing, or the batch is smaller than its parts are many.
+        ConfigError: The device is missing, the launch asks for what would not happen, or the batch
+            is smaller than its parts are many.
     """
-    on_cpu = training.device == "cpu" or not torch.cuda.is_available()
+    cuda = torch.cuda.is_available()
+    sharded = check_launch(os.environ, training, cuda=cuda)
+    on_cpu = training.device == "cpu" or not cuda
     if on_cpu and training.device == "cuda":
         raise ConfigError(
             "training.device=cuda, but no CUDA device is visible; set training.device=auto"
@@ -67,13 +72,16 @@ def start(training: TrainingConfig) -> Accelerator:
     if training.threads:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, training.threads // here))
-    deepspeed_on_cpu = on_cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if sharded == "DEEPSPEED":
+        share_builds()
+    deepspeed_on_cpu = on_cpu and sharded == "DEEPSPEED"
     accelerator = Accelerator(
         cpu=on_cpu and not deepspeed_on_cpu,  # cpu=True would switch DeepSpeed off
         mixed_precision="no",
         gradient_accumulation_steps=training.gradient_accumulation,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if deepspeed_on_cpu else [],
     )
+    check_started(sharded, accelerator.distributed_type.value)
     slices = training.gradient_accumulation * accelerator.num_processes
     if training.batch_size < slices:
         raise ConfigError(
