@@ -23,8 +23,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## four organisations train one model together (about two minutes on 2 cores)
 	$(BIN)/fedllm demo
 
-test: $(STAMP)  ## the default test run (no GPU, no network)
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the default test run (no GPU, no network), on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-gpu-stack: $(GPU)/.installed  ## the tests that need bitsandbytes and DeepSpeed (no GPU)
 	PYTHONPATH=$(CURDIR)/$(GPU) $(BIN)/python -m pytest -m gpu_stack

@@ -2,6 +2,8 @@
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker, before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
     "HF_HUB_OFFLINE", "1"
 )  # before huggingface_hub is imported, which reads it once

@@ -95,7 +95,16 @@ def leaks(folder: Path, inside: tuple[Path, ...]) -> list[Path]:
     return [path for path in outside if any(word in path.read_bytes() for word in words)]
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+SLOW = ("each-round", "direct", "novelsum")
+"""Variants beyond the default run: each is a whole run in a process of its own."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS
+    ],
+)
 def finished(request, tmp_path_factory) -> tuple[Path, str]:
     """A finished run with canaries in its private rows, and everything it said."""
     folder = tmp_path_factory.mktemp(request.param)
