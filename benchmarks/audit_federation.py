@@ -329,7 +329,7 @@ def brief(report: Mapping[str, Any], run: Path, options: argparse.Namespace) -> 
 
 def columns(run: Path) -> dict[str, list[Column]]:
     """By measure, what every round's global adapter says of the samples."""
-    stored = read_scores(run / "audit")
+    stored, _ = read_scores(run / "audit")
     design = stored.design.as_dict()
     names = [t["name"] for t in design["targets"] if not t["client"]]
     return {

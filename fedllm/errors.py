@@ -6,14 +6,19 @@ exception is a bug and keeps its traceback.
 """
 
 
+def one_line(text: str) -> str:
+    """A text on one line, with what a terminal would obey spelt out."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
 class FedLLMError(Exception):
     """Something the person running fedllm can mend."""
 
     @property
     def line(self) -> str:
         """The message on one line, fit for a terminal whatever names it quotes."""
-        words = " ".join(str(self).split())
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+        return one_line(str(self))
 
 
 class ConfigError(FedLLMError):

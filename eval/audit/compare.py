@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.errors import DataError
-from fedllm.eval.audit.report import read_report
+from fedllm.eval.audit.verify import sound_report
 from fedllm.eval.stats import Interval, difference
 
 
@@ -18,8 +18,9 @@ def compare(old: Path, new: Path) -> list[dict[str, Any]]:
 
     Raises:
         DataError: A report cannot be read, or they speak of different samples.
+        UntrustedError: One was altered.
     """
-    first, second = read_report(old)[0], read_report(new)[0]
+    first, second = sound_report(old), sound_report(new)
     if first["data"]["population_sha256"] != second["data"]["population_sha256"]:
         raise DataError(
             f"{old} and {new} audit different samples (population "

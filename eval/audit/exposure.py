@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import kstest, skewnorm
@@ -39,12 +40,22 @@ def extrapolated(scores: Sequence[float], references: Sequence[float]) -> tuple[
     In log-probability per secret, which is close to normal, and in logarithms throughout, so that
     no exposure becomes infinite.
     """
-    found = np.asarray(references, dtype=np.float64)
-    if found.std() < 1e-12:
+    fitted = _fitted(tuple(references))
+    if fitted is None:
         return [0.0 for _ in scores], 0.0
-    shape, location, scale = skewnorm.fit(found)
-    fit = float(kstest(found, "skewnorm", args=(shape, location, scale)).pvalue)
-    tails = skewnorm.logsf(np.asarray(scores, dtype=np.float64), shape, location, scale)
-    most = cap(len(found)) + EXTRAPOLATED
+    *shape, fit = fitted
+    tails = skewnorm.logsf(np.asarray(scores, dtype=np.float64), *shape)
+    most = cap(len(references)) + EXTRAPOLATED
     bits = [-float(tail) / math.log(2) if np.isfinite(tail) else most for tail in tails]
     return [min(bit, most) for bit in bits], fit
+
+
+@lru_cache(maxsize=16)  # one adapter's references are asked about several times
+def _fitted(references: tuple[float, ...]) -> tuple[float, float, float, float] | None:
+    """Shape, location and scale of the skew-normal, and the KS p value; None for equal values."""
+    found = np.asarray(references, dtype=np.float64)
+    if found.std() < 1e-12:
+        return None
+    shape, location, scale = skewnorm.fit(found)
+    fit = float(kstest(found, "skewnorm", args=(shape, location, scale)).pvalue)
+    return float(shape), float(location), float(scale), fit

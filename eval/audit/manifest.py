@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ from fedllm.adapters.manifest import sha256
 from fedllm.atomic import atomic_json, atomic_text, private_directory
 from fedllm.data.named import is_written_out, load_named
 from fedllm.data.rows import rows_of
-from fedllm.errors import DataError
+from fedllm.errors import ConfigError, DataError
 from fedllm.eval.audit.canaries import Canary
+from fedllm.eval.audit.untrusted import read_untrusted
 from fedllm.runs import RunDirectory
 from fedllm.types import Example
 
@@ -36,6 +38,8 @@ MANIFEST = "manifest.json"
 KIND = "fedllm audit plan"
 RUN_KIND = "fedllm audit of a run"
 SCHEMA = 1
+FEWEST_DIGITS = 16
+"""Of a digest that pins something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +87,13 @@ def read_plan(directory: Path, *, pinned: str | None = None) -> Plan:
         DataError: It is missing or damaged, or the manifest or a file was altered.
     """
     path = directory / MANIFEST
+    values, digest = _read_manifest(path, KIND)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        digest = values.pop("sha256")
         canaries = tuple(_canary(row) for row in values["canaries"])
         plan = Plan(values["seed"], values["clients"], canaries, values["files"], digest)
-        known = values["kind"] == KIND and values["schema"] == SCHEMA
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); make a plan with 'fedllm audit plan'"
-        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path}: is no manifest of 'fedllm audit plan'; make it anew") from None
-    _check_unaltered(path, values if known else {}, digest, plan.files, directory, pinned)
+    _check_unaltered(path, values, digest, plan.files, directory, pinned)
     return plan
 
 
@@ -125,18 +123,63 @@ def check_sealed(run: RunDirectory, *, pinned: str | None = None) -> str | None:
     path = run.audit / MANIFEST
     if not path.exists() and pinned is None:
         return None
+    values, digest = _read_manifest(path, RUN_KIND)
+    _check_unaltered(path, values, digest, values["files"], run.root, pinned)
+    return digest
+
+
+def manifest_digest(given: str) -> str:
+    """The digest of a manifest: of a plan or a run, its file, its folder, or the digest itself.
+
+    Raises:
+        DataError: It is none, or was altered.
+    """
+    path = Path(given)
+    if not path.exists() and re.fullmatch(r"[0-9a-fA-F]{64}", given):
+        return given.lower()
+    path = path / MANIFEST if path.is_dir() else path
+    values, digest = _read_manifest(path, KIND, RUN_KIND)
+    _check_unaltered(path, values, digest, {}, path.parent, None)
+    return digest
+
+
+def checked_digest(given: str, option: str) -> str:
+    """The beginning of a SHA-256 that ``option`` pins.
+
+    Raises:
+        ConfigError: It is none, or so short that another content is soon found.
+    """
+    start = given.strip().lower()
+    if not re.fullmatch(rf"[0-9a-f]{{{FEWEST_DIGITS},64}}", start):
+        raise ConfigError(
+            f"{option} {given}: is no digest; give the 64 digits that were printed, or the first "
+            f"{FEWEST_DIGITS} of them or more"
+        )
+    return start
+
+
+def _read_manifest(path: Path, *kinds: str) -> tuple[dict[str, Any], str]:
+    """Its content, and the digest that it states.
+
+    Raises:
+        DataError: It is missing or damaged, or of no such kind.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        digest, files = str(values.pop("sha256")), dict(values["files"])
-    except OSError:
+        values = read_untrusted(path)
+        if values["kind"] not in kinds or values["schema"] != SCHEMA:
+            raise ValueError
+        values["files"] = {str(name): str(digest) for name, digest in values["files"].items()}
+        return values, str(values.pop("sha256"))
+    except OSError as error:
         raise DataError(
-            f"{path}: is missing, so nothing can be pinned; only a run with a section 'audit' has "
-            "a manifest"
+            f"{path}: cannot be read ({error.strerror}); 'fedllm audit plan' makes a manifest, and "
+            "so does a run with a section 'audit'"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path}: is damaged; restore it, it was made before training") from None
-    _check_unaltered(path, values, digest, files, run.root, pinned)
-    return digest
+        raise DataError(
+            f"{path}: is no manifest of an audit ({' or '.join(kinds)}); restore it, it was made "
+            "before training"
+        ) from None
 
 
 def _check_unaltered(

@@ -18,6 +18,7 @@ from fedllm.eval.audit.judge import Stored, judge
 from fedllm.eval.audit.population import GROUPS, Population, Sample
 from fedllm.eval.audit.report import PRIVATE, WRITTEN, assemble, write_audit
 from fedllm.eval.audit.settings import Settings
+from fedllm.eval.audit.signature import Sign
 from fedllm.eval.audit.subject import Subject, Target
 from fedllm.eval.audit.template import choose_template
 from fedllm.eval.audit.trained_controls import CONTROLS
@@ -51,6 +52,8 @@ class Request:
     """Held-out scores by round, where a run measured them (`rounds.utility_by_round`)."""
     include_text: bool = False
     """Whether the samples that leak most are quoted."""
+    sign: Sign | None = None
+    """Signs the report (`signature.signer`)."""
 
 
 def claim_of(epsilon: float | None, delta: float) -> dict[str, Any] | None:
@@ -112,7 +115,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         command=request.command,
         seconds={**seconds, "total": time.monotonic() - started},
     )
-    write_audit(report, stored, request.out)
+    write_audit(report, stored, request.out, request.sign)
     return report
 
 
@@ -176,7 +179,7 @@ def trained_on(population: Population, subject: Subject) -> Population:
 
     def answered(sample: Sample) -> bool:
         ids = by_id[sample.id]
-        return len(ids.ids) - (ids.ids[-1] == eos) > max(1, ids.response_start)
+        return bool(len(ids.ids) - (ids.ids[-1] == eos) > max(1, ids.response_start))
 
     population = population.kept(
         lambda sample: subject.trains_on(by_id[sample.id]),

@@ -195,7 +195,8 @@ def audit_sentence(audit: Mapping[str, Any]) -> str:
     verdict = audit["verdict"]
     decided = [f["title"] for f in audit["findings"] if f["verdict"] == verdict != "PASS"]
     reasons = f" ({listed(list(dict.fromkeys(decided)))})" if decided else ""
-    return f"Privacy audit: {verdict}{reasons}. {audit['headline']} Report: audit/report.html"
+    report = f"Report: audit/report.html, sha256 {audit['sha256']}"
+    return f"Privacy audit: {verdict}{reasons}. {audit['headline']} {report}"
 
 
 def coverage_sentence(summary: Mapping[str, Any]) -> str:

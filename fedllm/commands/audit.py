@@ -136,6 +136,9 @@ def run(
         bool,
         typer.Option("--include-text", help="Quote the samples that leak most; private text."),
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(help="Private ed25519 key that signs the report (extra sign).")
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
     seed: Seed = 0,
     json: Json = False,
@@ -145,13 +148,15 @@ def run(
     Either `--run DIR`, or `--model M --adapter A` and `--members F --nonmembers F` or `--plan DIR`.
     Run it where the private data lie. Writes report.json, report.html, report.md and scores.json;
     no private text is in them unless --include-text asks for it. OUT/private/ is as private as the
-    shards.
+    shards. Write down the digest that is printed: it pins the report.
     """
     from fedllm.errors import ConfigError
+    from fedllm.eval.audit.manifest import checked_digest
     from fedllm.eval.audit.report import REPORT
     from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
     from fedllm.eval.audit.samples import WARNING
     from fedllm.eval.audit.settings import PROFILES
+    from fedllm.eval.audit.signature import signer
     from fedllm.eval.audit.verdicts import EXIT, read_limits
     from fedllm.eval.rounds import utility_by_round
     from fedllm.progress import Watcher
@@ -165,9 +170,9 @@ def run(
         raise ConfigError("give either --run DIR or --model M with --adapter A")
     if claimed_epsilon is not None and claimed_epsilon < 0:
         raise ConfigError(f"--claimed-epsilon {claimed_epsilon}; it cannot be negative")
-    population = _population(
-        run, members, nonmembers, plan, public, manifest_sha256, settings, seed
-    )
+    pinned = manifest_sha256 and checked_digest(manifest_sha256, "--manifest-sha256")
+    signs = signer(sign) if sign else None
+    population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)
     targets, subject, shape = _subject(
         run, model, adapter, template, (max_length, overlong), device, settings
     )
@@ -189,6 +194,7 @@ def run(
             only=only,
             utility=utility_by_round(open_run(run).federation) if run else (),
             include_text=include_text,
+            sign=signs,
         ),
         Watcher(),
     )
@@ -197,28 +203,65 @@ def run(
     else:
         _show(report)
         typer.echo(f"\nReport: {out / 'report.html'} ({REPORT} is the source of truth)")
+        typer.echo(f"sha256 {report['sha256']}")
+        typer.echo("Keep the digest elsewhere: 'fedllm audit verify --sha256' holds it against it.")
     raise typer.Exit(EXIT[report["verdict"]])
 
 
 def verify(
-    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")], json: Json = False
+    report: Annotated[Path, typer.Argument(help="report.json, or its folder.")],
+    sha256: Annotated[str | None, typer.Option(help="Digest that the audit printed.")] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="PEFT directories that it must have decided on.")
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Manifest of its plan or run: file, folder or digest.")
+    ] = None,
+    gates: Annotated[
+        Path | None, typer.Option(help="YAML file of the limits that it must have.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public ed25519 key that it must be signed for.")
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Repeat a report's verdicts from its scores, without a model.
 
-    Exits with the verdict's code, or with 4 when the report was altered.
+    That a verdict follows from its scores does not show that the scores are those of the audit:
+    whoever rewrites both is found only by what is kept elsewhere, which the options name. Exits
+    with the verdict's code, or with 4 when the report was altered or is none.
     """
+    from fedllm.eval.audit.pins import NEVER, left_open, moved_limits, pins_of
     from fedllm.eval.audit.verdicts import EXIT
     from fedllm.eval.audit.verify import verify as repeat
 
-    found, faults = repeat(report)
+    pins = pins_of(
+        sha256=sha256,
+        adapters=adapter or [],
+        manifest=manifest,
+        gates=gates,
+        public_key=public_key,
+    )
+    found, faults = repeat(report, pins)
+    if faults:
+        if json:
+            print_json({"verdict": None, "sound": False, "faults": faults})
+        typer.echo(f"altered: {'; '.join(faults)}", err=True)
+        raise typer.Exit(EXIT["INVALID"])
+    shown = {
+        "verdict": found["verdict"],
+        "sound": True,
+        "faults": [],
+        "sha256": found["sha256"],
+        "moved_limits": moved_limits(found),
+        "held_against": list(pins),
+        "not_shown": [*(f"{text} ({name})" for name, text in left_open(pins).items()), NEVER],
+    }
     if json:
-        print_json({"verdict": found.get("verdict"), "sound": not faults, "faults": faults})
-    elif faults:
-        for fault in faults:
-            typer.echo(f"altered: {fault}", err=True)
+        print_json(shown)
     else:
-        typer.echo(f"{found['verdict']}: every verdict follows from the stored scores")
-    raise typer.Exit(EXIT["INVALID"] if faults else EXIT[found["verdict"]])
+        _show_verified(shown)
+    raise typer.Exit(EXIT[found["verdict"]])
 
 
 def compare(
@@ -226,11 +269,17 @@ def compare(
     new: Annotated[Path, typer.Argument(help="A later one, of the same samples.")],
     json: Json = False,
 ) -> None:
-    """Say what got worse; exits with 1 when something surely did."""
+    """Say what got worse; exits with 1 when something surely did, with 4 on an altered report."""
     from fedllm.eval.audit.compare import compare as hold_against
+    from fedllm.eval.audit.untrusted import UntrustedError
+    from fedllm.eval.audit.verdicts import EXIT
     from fedllm.eval.audit.words import number
 
-    rows = hold_against(old, new)
+    try:
+        rows = hold_against(old, new)
+    except UntrustedError as error:
+        typer.echo(error.line, err=True)
+        raise typer.Exit(EXIT["INVALID"]) from None
     if json:
         print_json(rows)
     else:
@@ -302,6 +351,18 @@ def _subject(
     shape = config.data.template if template == "auto" else template
     length = (config.training.max_length, config.training.overlong)
     return targets, Subject(base, config.data.template, *length), shape
+
+
+def _show_verified(shown: dict[str, Any]) -> None:
+    from fedllm.eval.audit.verdicts import LIMITS
+
+    pins = f", and agrees with {', '.join(shown['held_against'])}" if shown["held_against"] else ""
+    typer.echo(f"{shown['verdict']}: every verdict follows from the stored scores{pins}")
+    typer.echo(f"sha256 {shown['sha256']}")
+    for metric, limit in shown["moved_limits"].items():
+        typer.echo(f"limit of its own: {metric} {limit} (by default {LIMITS[metric]})")
+    for text in shown["not_shown"]:
+        typer.echo(f"not shown: {text}")
 
 
 def _show(report: dict[str, Any]) -> None:

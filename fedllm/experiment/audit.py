@@ -14,13 +14,16 @@ from typing import Any
 
 from fedllm.config import AuditConfig
 from fedllm.engines.runtime import Runtime
+from fedllm.errors import DataError
 from fedllm.eval.audit.assemble import of_run, targets_of_run
 from fedllm.eval.audit.population import Population
-from fedllm.eval.audit.report import REPORT, read_report
+from fedllm.eval.audit.report import REPORT
 from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.subject import Subject
+from fedllm.eval.audit.untrusted import UntrustedError
 from fedllm.eval.audit.verdicts import LIMITS, Limits, checked_limits, read_limits
+from fedllm.eval.audit.verify import sound_report
 from fedllm.eval.audit.words import findings, headline
 from fedllm.eval.rounds import utility_by_round
 from fedllm.progress import Watcher
@@ -91,14 +94,24 @@ def audit_run(
             ),
             watcher,
         )
-    return _brief(read_report(run.audit)[0])
+    return _brief(sound_report(run.audit))
 
 
 def _audited(run: RunDirectory) -> bool:
-    """Whether the report is there and is of the run's last round."""
+    """Whether the report is there and is of the run's last round.
+
+    Raises:
+        DataError: It was altered.
+    """
     if not (run.audit / REPORT).exists():
         return False
-    adapters = read_report(run.audit)[0]["model"]["adapters"]
+    try:
+        adapters = sound_report(run.audit)["model"]["adapters"]
+    except UntrustedError as error:
+        raise DataError(
+            f"{error.line.removesuffix('; audit again')}; delete {run.audit / REPORT} and give the "
+            "same command, which audits again"
+        ) from None
     return run.federation.completed in {adapter["round"] for adapter in adapters}
 
 

@@ -18,6 +18,7 @@ from fedllm.eval.audit import trained_controls
 from fedllm.eval.audit.assemble import of_run
 from fedllm.eval.audit.canaries import PHRASINGS, canaries_of
 from fedllm.eval.audit.manifest import digest_of
+from fedllm.eval.audit.report import sealed
 from fedllm.eval.audit.samples import masked
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.verdicts import EXIT
@@ -133,8 +134,7 @@ def test_the_samples_that_leak_most_are_masked_unless_their_text_is_asked_for(fi
 
 
 def resigned(report):
-    kept = {key: value for key, value in report.items() if key not in ("volatile", "sha256")}
-    report["sha256"] = digest_of(kept)
+    report["sha256"] = sealed(report)
 
 
 def flip_verdict(report, scores):
@@ -159,6 +159,7 @@ def waive_the_claim(report, scores):
 
 def rename_a_sample(report, scores):
     report["data"]["members"] += 1
+    resigned(report)
 
 
 TAMPERED = [flip_verdict, move_bound, change_score, waive_the_claim, rename_a_sample]
@@ -183,6 +184,15 @@ def test_a_page_that_says_something_else_is_refused(finished, tmp_path, name):
         text.replace(json.loads((folder / "report.json").read_text())["verdict"], "PASS")
     )
     assert verify(folder)[1] == [f"{name} is not what the report says"]
+
+
+def test_a_run_does_not_go_on_with_a_report_that_was_altered(finished):
+    path = finished[0] / "run" / "audit" / "report.json"
+    before = path.read_text()
+    path.write_text(before.replace('"decisive": true', '"decisive": false', 1))
+    with pytest.raises(DataError, match=r"was altered: .*; delete .*report.json and give the same"):
+        work(finished[0])
+    path.write_text(before)
 
 
 def test_canaries_are_in_shards_alone_and_only_where_the_coin_said_so(finished):
