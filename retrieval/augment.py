@@ -13,6 +13,7 @@ from fedllm.errors import RetrievalError
 from fedllm.retrieval.index import PoolIndex
 from fedllm.retrieval.methods import Augmentation, Demand
 from fedllm.retrieval.retrieve import Dedup
+from fedllm.retrieval.vectors import check_counts
 
 
 def plan_augmentation(
@@ -44,8 +45,7 @@ def plan_augmentation(
     """
     clients = sorted(centers_by_client)
     chosen = choose("retrieval", method)
-    if per_client < 1:
-        raise RetrievalError(f"per_client={per_client}; give at least 1")
+    check_counts(per_client=per_client)
     if not clients:
         raise RetrievalError("no client to augment; at least one is needed")
     centers = {}

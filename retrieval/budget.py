@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from fedllm.errors import RetrievalError
 from fedllm.eval.figures.palette import COLOURS, client_colour
 from fedllm.eval.figures.svg import Series, line_chart
 from fedllm.eval.stats import Interval
@@ -50,8 +51,13 @@ def coverage_by_budget(
         given: Per client, rows of ``items``, best first.
         budgets: Items per client, ascending.
         inside: ``(M,)`` mask of the items that count; all by default.
+
+    Raises:
+        RetrievalError: No client was given anything.
     """
     hands = list(given)
+    if not hands:
+        raise RetrievalError("coverage by budget of no client; at least one is needed")
     fresh = np.ones(len(items), dtype=bool) if inside is None else inside.copy()
     maxima, taken = private, 0
     curve = [(0, float(private.mean(dtype=np.float64)))]

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from fedllm.atomic import atomic_bytes
 from fedllm.errors import RetrievalError
 from fedllm.jsontext import decode
-from fedllm.retrieval.vectors import Array, check_rows, unit_rows
+from fedllm.retrieval.vectors import Array, check_counts, check_rows, unit_rows
 from fedllm.seeds import derive_seed
 
 SmallClusters = Literal["merge", "drop"]
@@ -99,8 +99,10 @@ def client_centers(
         what: Whose shard it is, for messages.
 
     Raises:
-        RetrievalError: Fewer distinct texts than ``min_cluster_size``; nothing may leave then.
+        RetrievalError: A number below 1, or fewer distinct texts than ``min_cluster_size``; nothing
+            may leave then.
     """
+    check_counts(clusters=clusters, min_cluster_size=min_cluster_size)
     rows = check_rows(embeddings, f"embeddings of {what}")
     distinct = np.unique(rows, axis=0)
     if len(distinct) < min_cluster_size:

@@ -12,12 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.errors import RetrievalError
-from fedllm.retrieval.coverage import novelty_density
-from fedllm.retrieval.vectors import Array, check_rows
+from fedllm.retrieval.coverage import client_maxima, novelty_density
+from fedllm.retrieval.vectors import Array, check_counts, check_rows
 from fedllm.seeds import derive_seed, numpy_rng
 
 Rows = npt.NDArray[np.int64]
 CHUNK = 1024
+REFERENCES = 2000
+"""Rows of a sample whose coverage stands for that of the set."""
+SERVES = 4
+"""A sample serves for its size divided by this many choices."""
+NOTHING = 1e-6
+"""Gain per reference row below which a row adds nothing: the rounding of a cosine."""
 BATCH = 128
 """Rows valued at once when a greedy choice looks for its next row."""
 FRONT = 512
@@ -42,34 +48,76 @@ def select_k_center(rows: Array, count: int, *, seed: int) -> Rows:
     return _lazily(len(rows), count, first, distance)
 
 
-def select_facility_location(rows: Array, count: int, *, seed: int, references: int = 2000) -> Rows:
+def select_facility_location(
+    rows: Array, count: int, *, seed: int, references: int = REFERENCES
+) -> Rows:
     """Rows that cover the set: greedy facility location over a sample of reference rows.
+
+    A sample serves for a quarter as many choices as it has rows, since its own rows cover it best
+    and would soon be all that is chosen; then a fresh one is drawn from the rows not chosen yet,
+    with what is chosen counted in. Where all rows are references the choice is plain greedy. Rows
+    that add nothing, copies of chosen ones, come last, in random order.
 
     Args:
         rows: ``(N, D)`` unit rows.
         count: How many to choose.
-        seed: Draws the sample.
+        seed: Draws the samples.
         references: Rows whose coverage is counted; all when there are fewer.
+
+    Raises:
+        RetrievalError: A number below 1, or more rows asked for than there are.
     """
+    check_counts(references=references)
     rows, _ = _start(rows, count, seed)
     generator = numpy_rng(derive_seed(seed, "facility-location"))
-    size = min(references, len(rows))
-    sample = rows[np.sort(generator.choice(len(rows), size, replace=False))]
-    similarity = rows @ sample.T  # (N, references)
-    best = np.full(size, -1.0, dtype=np.float32)
-    bounds = similarity.sum(axis=1) + size
-    chosen: list[int] = []
+    left = np.arange(len(rows))
+    chosen = np.empty(0, dtype=np.int64)
     while len(chosen) < count:
+        everything = len(rows) <= references
+        sample = left if everything else _drawn(generator, left, min(references, len(left)))
+        most = count if everything else max(1, references // SERVES)
+        found = _covering(rows, sample, chosen, left, min(most, count - len(chosen)))
+        if len(found) == 0:
+            found = generator.permutation(left)[: count - len(chosen)]
+        chosen = np.concatenate([chosen, found])
+        left = np.setdiff1d(left, found, assume_unique=True)
+    return chosen
+
+
+def _drawn(generator: np.random.Generator, rows: Rows, size: int) -> Rows:
+    return np.sort(generator.choice(rows, size, replace=False))
+
+
+def _covering(rows: Array, sample: Rows, chosen: Rows, left: Rows, most: int) -> Rows:
+    """At most ``most`` of ``left``, greedily, while they add to the coverage of ``sample``."""
+    similarity = rows[left] @ rows[sample].T  # (left, references)
+    best = np.full(len(sample), -1.0, dtype=np.float32)
+    if len(chosen):
+        best = client_maxima(rows[sample], rows[chosen])
+    bounds = _gains(similarity, best)
+    found: list[int] = []
+    while len(found) < most:
         while True:  # gains only shrink: an outdated one is an upper bound (Minoux 1978)
-            row = int(np.argmax(bounds))
-            gain = float(np.maximum(similarity[row] - best, 0).sum())
-            if gain >= bounds[row]:
+            place = int(np.argmax(bounds))
+            gain = _gains(similarity[place : place + 1], best)[0]
+            if gain >= bounds[place]:
                 break
-            bounds[row] = gain
-        chosen.append(row)
-        bounds[row] = -1.0
-        np.maximum(best, similarity[row], out=best)
-    return np.array(chosen, dtype=np.int64)
+            bounds[place] = gain
+        if gain <= NOTHING * len(sample):
+            break
+        found.append(place)
+        bounds[place] = -1.0
+        np.maximum(best, similarity[place], out=best)
+    return left[found]
+
+
+def _gains(similarity: Array, best: Array) -> npt.NDArray[np.float64]:
+    """What each row would add to the sum of the largest cosines, ``(rows,)``."""
+    gains = np.empty(len(similarity))
+    for start in range(0, len(similarity), CHUNK):
+        part = similarity[start : start + CHUNK]
+        gains[start : start + CHUNK] = np.maximum(part - best, 0).sum(axis=1, dtype=np.float64)
+    return gains
 
 
 def select_novel_sum(rows: Array, count: int, *, seed: int) -> Rows:

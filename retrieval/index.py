@@ -25,7 +25,7 @@ from fedllm.errors import DataError, RetrievalError
 from fedllm.jsontext import decode
 from fedllm.retrieval.scan import BLOCK, Mask, Rows, blocks_of, scan
 from fedllm.retrieval.structure import IndexKind, Structure, build_structure, read_tunings
-from fedllm.retrieval.vectors import Array, check_rows
+from fedllm.retrieval.vectors import Array, check_counts, check_rows
 from fedllm.types import Example
 
 FORMAT = 2
@@ -232,7 +232,11 @@ def search(
         count: How many per query.
         max_similarity: Rows strictly above it are left out.
         allowed: ``(N,)`` mask of rows that may be returned.
+
+    Raises:
+        RetrievalError: ``count`` is below 1.
     """
+    check_counts(count=count)
     structure = index.structure
     tuning = structure.tuning(count) if structure else None
     if structure and tuning:

@@ -140,7 +140,10 @@ def selected_centers(folders: Sequence[Path], centers: Mapping[str, Array]) -> d
 
 
 def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
-    """What each client holds, by file name: shards, or a folder that :func:`hand_out` wrote."""
+    """What each client holds, by file name: shards, or a folder that :func:`hand_out` wrote.
+
+    The file is the client's: its name is no domain, so a row has one only where it names it.
+    """
     files: list[Path] = []
     for path in paths:
         files += sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -152,11 +155,15 @@ def read_holdings(paths: Sequence[Path]) -> dict[str, list[Example]]:
         )
     if not files:
         raise DataError(f"{', '.join(map(str, paths))}: no .jsonl file inside; name the files")
-    return {name: read_shard(file) for name, file in zip(names, files, strict=True)}
+    return {name: read_shard(file, unnamed="") for name, file in zip(names, files, strict=True)}
 
 
-def read_shard(path: Path) -> list[Example]:
+def read_shard(path: Path, *, unnamed: str | None = None) -> list[Example]:
     """One client's private examples, from a file or a folder of files.
+
+    Args:
+        path: Where they lie.
+        unnamed: Domain of rows that name none; the file's name where None.
 
     Raises:
         DataError: It is not there. A name is never looked up on the hub: it may be telling.
@@ -164,4 +171,4 @@ def read_shard(path: Path) -> list[Example]:
     where = Path(source_named(str(path)).path)
     if not where.exists() and "*" not in where.name:
         raise DataError(f"{where}: no such file or folder; name what the client holds")
-    return load_named(str(path), "private", empty="drop")
+    return load_named(str(path), "private", empty="drop", unnamed=unnamed)

@@ -33,7 +33,8 @@ def coverage_page(domains: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, 
         section(
             "Coverage by domain",
             "Mean over a domain's public items of the largest cosine to anything the clients hold "
-            "(facility location); 1 means that every item is held.",
+            "(facility location); 1 means that every item is held, -1 that nobody holds anything "
+            "of the domain.",
             [_coverage(domains)],
         ),
         _budgets(domains),

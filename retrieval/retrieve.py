@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fedllm.errors import RetrievalError
 from fedllm.retrieval.index import PoolIndex, search
 from fedllm.retrieval.scan import Rows
-from fedllm.retrieval.vectors import Array
+from fedllm.retrieval.vectors import Array, check_counts
 
 Dedup = Literal["none", "client", "global"]
 
@@ -54,8 +54,12 @@ def retrieve(
         exclude: Ids that nobody gets.
 
     Raises:
-        RetrievalError: Vectors that do not fit the pool, or a client left without any item.
+        RetrievalError: A budget below 1, an unknown ``dedup``, vectors that do not fit the pool, or
+            a client left without any item.
     """
+    check_counts(per_client=per_client)
+    if dedup not in get_args(Dedup):
+        raise RetrievalError(f"dedup={dedup!r}; choose one of {', '.join(get_args(Dedup))}")
     names: list[str] = []
     shares: list[int] = []
     queries: list[Array] = []

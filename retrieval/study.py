@@ -1,4 +1,9 @@
-"""Coverage of public domains by a set of clients, before and after they were widened."""
+"""Coverage of public domains by a set of clients, before and after they were widened.
+
+What covers a domain is what belongs to it: private and public items that name a domain count for
+that one alone, as in the report of a run. An item that names none has the domain of the reference
+example that it is, and otherwise counts for every domain.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +25,24 @@ from fedllm.retrieval.coverage import (
 from fedllm.retrieval.encoders import EmbeddingCache, Encoder, embed
 from fedllm.retrieval.map import coverage_map
 from fedllm.retrieval.report import coverage_page
+from fedllm.retrieval.scan import Mask
 from fedllm.retrieval.vectors import Array
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one client holds."""
+
+    rows: Array
+    """``(n, D)`` unit rows, best first where they were given."""
+    domains: Sequence[str]
+    """Of every row; empty counts for every domain."""
+
+    def inside(self, domain: str) -> Mask:
+        """``(n,)``: which rows count for ``domain``."""
+        return np.array([name in ("", domain) for name in self.domains], dtype=bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +52,7 @@ class DomainCoverage:
     items: int
     """Reference rows."""
     private: float
-    """By what clients hold themselves."""
+    """By what clients hold themselves; -1 where they hold nothing of it."""
     marginal: dict[str, float]
     """What each client adds to ``private``."""
     widened: dict[str, float]
@@ -76,9 +96,15 @@ def coverage_study(
         selected: Client -> the centres that asked for its items.
     """
     anchors = embed([example.query for example in reference], encoder, cache)
-    private = {client: _embedded(rows, encoder, None) for client, rows in shards.items()}
+    known = {example.id: example.domain for example in reference}
+
+    def held(examples: Sequence[Example], keep: EmbeddingCache | None) -> Held:
+        rows = embed([example.query for example in examples], encoder, keep)
+        return Held(rows, [example.domain or known.get(example.id, "") for example in examples])
+
+    private = {client: held(rows, None) for client, rows in shards.items()}
     handed = {
-        name: {client: _embedded(rows, encoder, cache) for client, rows in sets.items() if rows}
+        name: {client: held(rows, cache) for client, rows in sets.items() if rows}
         for name, sets in given.items()
     }
     centroids = _centroids(private, clusters, seed) if sent is None else sent
@@ -88,47 +114,47 @@ def coverage_study(
         pool_labels=[example.domain for example in reference],
         centroids=centroids,
         selected=selected or {},
-        retrieved=last,
+        retrieved={client: items.rows for client, items in last.items()},
         seed=seed,
     )
     return CoverageStudy(measure_domains(anchors, _by_domain(reference), private, handed), drawn)
 
 
-def _centroids(private: Mapping[str, Array], clusters: int, seed: int) -> dict[str, Array]:
+def _centroids(private: Mapping[str, Held], clusters: int, seed: int) -> dict[str, Array]:
     """What clients would send; those with fewer than 3 distinct texts send nothing."""
     return {
         client: client_centers(
-            rows,
+            held.rows,
             clusters=clusters,
             min_cluster_size=3,
             seed=derive_seed(seed, "coverage-study", client=client),
         ).vectors
-        for client, rows in private.items()
-        if len(np.unique(rows, axis=0)) >= 3
+        for client, held in private.items()
+        if len(np.unique(held.rows, axis=0)) >= 3
     }
 
 
 def measure_domains(
     reference: Array,
     domains: Mapping[str, Sequence[int]],
-    private: Mapping[str, Array],
-    public: Mapping[str, Mapping[str, Array]],
+    private: Mapping[str, Held],
+    public: Mapping[str, Mapping[str, Held]],
 ) -> dict[str, DomainCoverage]:
     """Coverage of every domain, from what may leave a client: its maxima against the reference.
 
     Args:
         reference: ``(N, D)`` public anchors.
         domains: Domain -> rows of ``reference``.
-        private: Client -> ``(M, D)`` embeddings of its shard.
-        public: Name of a set -> client -> ``(n, D)`` embeddings of its items, best first.
+        private: Client -> its shard.
+        public: Name of a set -> client -> its items, best first.
     """
-    maxima = {client: client_maxima(reference, rows) for client, rows in private.items()}
     measured = {}
     for domain, rows in domains.items():
-        own = {client: values[list(rows)] for client, values in maxima.items()}
+        anchors = reference[list(rows)]
+        own = {client: _maxima(anchors, held, domain) for client, held in private.items()}
         covered = np.max(np.stack(list(own.values())), axis=0)
         budgets = {
-            name: _curve(reference[list(rows)], covered, list(hands.values()))
+            name: _curve(anchors, covered, list(hands.values()), domain)
             for name, hands in public.items()
         }
         measured[domain] = DomainCoverage(
@@ -141,12 +167,22 @@ def measure_domains(
     return measured
 
 
-def _curve(reference: Array, covered: Array, hands: Sequence[Array]) -> Curve:
+def _maxima(anchors: Array, held: Held, domain: str) -> Array:
+    """What leaves the client: its maxima against the domain; -1 where it holds nothing of it."""
+    inside = held.inside(domain)
+    if not inside.any():
+        return np.full(len(anchors), -1.0, dtype=np.float32)
+    return client_maxima(anchors, held.rows[inside])
+
+
+def _curve(anchors: Array, covered: Array, hands: Sequence[Held], domain: str) -> Curve:
     """Coverage by private data and growing parts of what every client was given."""
-    ends = np.cumsum([len(hand) for hand in hands])
-    rows = [np.arange(end - len(hand), end) for hand, end in zip(hands, ends, strict=True)]
-    steps = budget_steps(max(map(len, hands)))
-    return coverage_by_budget(reference, covered, np.concatenate(hands), rows, steps)
+    ends = np.cumsum([len(hand.rows) for hand in hands])
+    rows = [np.arange(end - len(hand.rows), end) for hand, end in zip(hands, ends, strict=True)]
+    steps = budget_steps(max(len(hand.rows) for hand in hands))
+    items = np.concatenate([hand.rows for hand in hands])
+    inside = np.concatenate([hand.inside(domain) for hand in hands])
+    return coverage_by_budget(anchors, covered, items, rows, steps, inside=inside)
 
 
 def write_study(study: CoverageStudy, page: Path) -> None:
@@ -154,10 +190,6 @@ def write_study(study: CoverageStudy, page: Path) -> None:
     domains = {name: asdict(row) for name, row in study.domains.items()}
     atomic_json(page.with_suffix(".json"), {"domains": domains, "map": study.drawn})
     atomic_text(page, coverage_page(domains, study.drawn))
-
-
-def _embedded(examples: Sequence[Example], encoder: Encoder, cache: EmbeddingCache | None) -> Array:
-    return embed([example.query for example in examples], encoder, cache)
 
 
 def _by_domain(pool: Sequence[Example]) -> dict[str, list[int]]:

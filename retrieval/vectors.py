@@ -1,4 +1,4 @@
-"""Unit rows: the one form in which embeddings travel through retrieval."""
+"""Unit rows: the one form in which embeddings travel through retrieval; and counts of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from fedllm.errors import RetrievalError
 Array = npt.NDArray[np.float32]
 TOLERANCE = 1e-3
 """How far from 1 the length of a row may be (bfloat16 encoders round that much)."""
+
+
+def check_counts(**counts: int) -> None:
+    """Refuses what is asked for by number unless it is at least 1; the keywords name it.
+
+    Raises:
+        RetrievalError: A count is below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise RetrievalError(f"{name}={count}; give at least 1")
 
 
 def check_rows(vectors: npt.NDArray[Any], what: str, *, dimension: int | None = None) -> Array:

@@ -35,8 +35,10 @@ def source_named(text: str, **settings: Any) -> SourceConfig:
         raise ConfigError(f"{text}: {error}; {how}") from None
 
 
-def load_named(text: str, role: Role, **settings: Any) -> list[Example]:
-    """The examples of `source_named`.
+def load_named(
+    text: str, role: Role, *, unnamed: str | None = None, **settings: Any
+) -> list[Example]:
+    """The examples of `source_named`; ``unnamed`` as for `load_source`.
 
     Raises:
         DataError: As `load_source`; a remedy says how to write it on a command line.
@@ -44,7 +46,7 @@ def load_named(text: str, role: Role, **settings: Any) -> list[Example]:
     """
     source = source_named(text, **settings)
     try:
-        return load_source(source, Path(), seed=0, role=role)
+        return load_source(source, Path(), seed=0, role=role, unnamed=unnamed)
     except DataError as error:
         if is_written_out(text) or not any(word in str(error) for word in _SETTINGS):
             raise

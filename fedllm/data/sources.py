@@ -53,7 +53,9 @@ class Loaded:
     """Examples equal in every text to an earlier one of the same owner."""
 
 
-def load_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> list[Example]:
+def load_source(
+    source: SourceConfig, root: Path, *, seed: int, role: Role, unnamed: str | None = None
+) -> list[Example]:
     """The examples of one source.
 
     Args:
@@ -61,15 +63,22 @@ def load_source(source: SourceConfig, root: Path, *, seed: int, role: Role) -> l
         root: Folder that a relative path starts from (``data.root``).
         seed: The run's seed; draws ``limit`` rows and generates samples.
         role: What the examples are for; sample domains generate other items for each.
+        unnamed: Domain of rows that name none; the file's name where None.
 
     Raises:
         DataError: The source is missing, damaged, empty or cannot be understood.
     """
-    return read_source(source, root, seed=seed, role=role).examples
+    return read_source(source, root, seed=seed, role=role, unnamed=unnamed).examples
 
 
 def read_source(
-    source: SourceConfig, root: Path, *, seed: int, role: Role, check: Check | None = None
+    source: SourceConfig,
+    root: Path,
+    *,
+    seed: int,
+    role: Role,
+    check: Check | None = None,
+    unnamed: str | None = None,
 ) -> Loaded:
     """Same as `load_source`, with the counts; ``check`` is asked about every conversation."""
     _refuse_idle(source, root)
@@ -87,7 +96,7 @@ def read_source(
     kept = _filter(rows, source)
     schema = detect(_columns(kept), source, source.path)
     _refuse_splits(kept, schema.unused.get("split"), source.path)
-    read = reader_of(schema, source, _file_domain(source.path))
+    read = reader_of(schema, source, _file_domain(source.path) if unnamed is None else unnamed)
 
     def examples_of(row: Row) -> list[Example]:
         examples = read(row)

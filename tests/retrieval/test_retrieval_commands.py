@@ -209,6 +209,57 @@ def test_items_near_a_benchmark_are_dropped_by_similarity_too(world):
     assert "resemble a benchmark" in fedllm(*command, "--benchmark-similarity", 0.5)
 
 
+def with_domain(lines, domain):
+    return [{**line, **({"domain": domain} if domain else {})} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("domain", "raises"), [("general", False), ("travel", False), ("cooking", True), ("", True)]
+)
+def test_items_of_one_domain_do_not_cover_another(world, domain, raises):
+    """A row's own domain counts, not the file's name; rows that name none count everywhere."""
+    near = list(rows("cooking", 20, 9))
+    given = write(world / "kitchen.jsonl", with_domain(near, domain))
+    public = [
+        *with_domain(rows("cooking", 30, 1), "cooking"),
+        *with_domain(rows("travel", 30, 1), "travel"),
+    ]
+    shard = write(world / "stadium.jsonl", rows("sports", 20, 3))
+    fedllm(
+        "coverage", "--reference", write(world / "pool.jsonl", public), "--shards", shard,
+        "--after", given, "--out", world / "report.html", "--encoder", "hashing",
+    )  # fmt: skip
+    domains = json.loads((world / "report.json").read_text())["domains"]
+    assert set(domains) == {"cooking", "travel"}
+    assert (domains["cooking"]["widened"]["after"] > domains["cooking"]["private"]) is raises
+    assert domains["cooking"]["private"] > -1
+
+
+def test_private_rows_of_a_domain_cover_that_domain_alone(world):
+    public = with_domain(rows("cooking", 30, 1), "cooking")
+    shard = write(world / "stadium.jsonl", with_domain(rows("cooking", 20, 3), "sports"))
+    command = ("coverage", "--reference", write(world / "pool.jsonl", public), "--shards")
+    fedllm(*command, shard, "--out", world / "report.html", "--encoder", "hashing")
+    report = json.loads((world / "report.json").read_text())
+    assert report["domains"]["cooking"]["private"] == -1
+
+
+def test_items_without_a_domain_have_that_of_the_public_item_they_are(world):
+    public = [
+        *with_domain(rows("cooking", 30, 1), "cooking"),
+        *with_domain(rows("travel", 30, 1), "travel"),
+    ]
+    given = write(world / "kitchen.jsonl", list(rows("cooking", 30, 1))[:10])
+    shard = write(world / "stadium.jsonl", rows("sports", 20, 3))
+    fedllm(
+        "coverage", "--reference", write(world / "pool.jsonl", public), "--shards", shard,
+        "--after", given, "--out", world / "report.html", "--encoder", "hashing",
+    )  # fmt: skip
+    domains = json.loads((world / "report.json").read_text())["domains"]
+    assert domains["cooking"]["widened"]["after"] > domains["cooking"]["private"]
+    assert domains["travel"]["widened"]["after"] == domains["travel"]["private"]
+
+
 def test_the_map_shows_the_centroids_that_left_and_the_selected_centres(world):
     fedllm("retrieve", "--index", world / "index", "--centers", *sent(world), "--out", world / "g")
     shards = sorted((world / "clients").glob("*.jsonl"))

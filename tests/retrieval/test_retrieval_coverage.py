@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from fedllm.catalogue import POINTS
 from fedllm.errors import ConfigError, RetrievalError
 from fedllm.retrieval.augment import plan_augmentation
+from fedllm.retrieval.budget import coverage_by_budget
+from fedllm.retrieval.centers import client_centers
 from fedllm.retrieval.coverage import (
     client_maxima,
     coverage,
@@ -18,8 +20,10 @@ from fedllm.retrieval.coverage import (
     marginal_coverage,
     unique_ratio,
 )
-from fedllm.retrieval.index import PoolIndex
+from fedllm.retrieval.diversity import select_facility_location
+from fedllm.retrieval.index import PoolIndex, search
 from fedllm.retrieval.map import coverage_map
+from fedllm.retrieval.retrieve import retrieve
 
 
 def unit(seed, rows, width=8):
@@ -141,6 +145,35 @@ def test_unknown_methods_and_empty_budgets_are_refused():
         plan_augmentation("best", CENTERS, PoolIndex(unit(6, 9)), per_client=1, seed=0)
     with pytest.raises(RetrievalError, match="per_client=0; give at least 1"):
         plan_augmentation("direct", CENTERS, PoolIndex(unit(6, 9)), per_client=0, seed=0)
+
+
+ROWS = unit(6, 30)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: retrieve(PoolIndex(ROWS), {"a": ROWS[:2]}, per_client=0), "per_client=0; give"),
+        (lambda: retrieve(PoolIndex(ROWS), {"a": ROWS}, per_client=3, dedup="all"), "dedup='all'"),
+        (lambda: search(PoolIndex(ROWS), ROWS[:2], 0), "count=0; give at least 1"),
+        (
+            lambda: client_centers(ROWS, clusters=0, min_cluster_size=3, seed=0),
+            "clusters=0; give at least 1",
+        ),
+        (
+            lambda: client_centers(ROWS, clusters=3, min_cluster_size=0, seed=0),
+            "min_cluster_size=0; give at least 1",
+        ),
+        (
+            lambda: select_facility_location(ROWS, 3, seed=0, references=0),
+            "references=0; give at least 1",
+        ),
+        (lambda: coverage_by_budget(ROWS, ROWS[:, 0], ROWS, [], [1]), "at least one is needed"),
+    ],
+)
+def test_a_number_below_one_is_named(ask, message):
+    with pytest.raises(RetrievalError, match=message):
+        ask()
 
 
 def test_order_of_clients_does_not_matter():

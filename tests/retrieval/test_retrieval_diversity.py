@@ -118,6 +118,24 @@ def test_facility_location_selection_is_plain_greedy(seed):
     assert select_facility_location(rows, 5, seed=0).tolist() == chosen
 
 
+def test_facility_location_asks_other_rows_once_its_sample_is_covered():
+    """One sample for all choices covers itself, and then returns what is left in file order."""
+    rows = unit(0, 900, 16)
+    chosen = select_facility_location(rows, 860, seed=0, references=600)
+    assert len(set(chosen.tolist())) == 860
+    assert 0.25 < np.mean(chosen[430:] < 300) < 0.42
+    by_chance = np.random.default_rng(0).permutation(900)[:600]
+    found, random = (facility_location(rows, rows[some]) for some in (chosen[:600], by_chance))
+    assert found > random + 9
+
+
+def test_facility_location_ends_with_copies_in_no_order_of_the_file():
+    rows = np.repeat(unit(1, 20), 30, axis=0)
+    chosen = select_facility_location(rows, 320, seed=0)
+    assert len({row // 30 for row in chosen[:20].tolist()}) == 20
+    assert len(set(chosen.tolist())) == 320 and 0.3 < np.mean(chosen[20:] < 300) < 0.7
+
+
 def test_lazy_choices_are_those_of_valuing_every_row_every_time(monkeypatch):
     monkeypatch.setattr(diversity, "BATCH", 3)
     monkeypatch.setattr(diversity, "FRONT", 12)
