@@ -70,7 +70,7 @@ def audit_run(
         What the run's own report says of it (`_brief`).
     """
     config, training = run.config, run.config.training
-    if not _audited(run):
+    if not audited(run, limits):
         detach(runtime.model)
         targets = targets_of_run(run, audit.every)
         settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
@@ -97,22 +97,25 @@ def audit_run(
     return _brief(sound_report(run.audit))
 
 
-def _audited(run: RunDirectory) -> bool:
-    """Whether the report is there and is of the run's last round.
+def audited(run: RunDirectory, limits: Limits) -> bool:
+    """Whether the report is there, of the run's last round and held against these limits.
+
+    The file that ``audit.gates`` names may have been edited since.
 
     Raises:
-        DataError: It was altered.
+        DataError: The report was altered.
     """
     if not (run.audit / REPORT).exists():
         return False
     try:
-        adapters = sound_report(run.audit)["model"]["adapters"]
+        report = sound_report(run.audit)
     except UntrustedError as error:
         raise DataError(
             f"{error.line.removesuffix('; audit again')}; delete {run.audit / REPORT} and give the "
             "same command, which audits again"
         ) from None
-    return run.federation.completed in {adapter["round"] for adapter in adapters}
+    rounds = {adapter["round"] for adapter in report["model"]["adapters"]}
+    return run.federation.completed in rounds and report["limits"] == dict(limits)
 
 
 def _brief(report: Mapping[str, Any]) -> dict[str, Any]:

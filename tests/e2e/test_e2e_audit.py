@@ -297,3 +297,10 @@ def test_the_audit_changes_the_exit_code_only_when_asked(finished):
     path = write_recipe(folder, "run", **{**SECTIONS, "data": data, "audit": section})
     assert CliRunner().invoke(app, ["run", str(path)]).exit_code == code
     assert AuditConfig().enforce is False
+
+
+def test_an_audit_is_made_again_when_its_file_of_limits_was_edited(finished):
+    run = open_run(finished[0] / "run")
+    limits = audit.check_audit(run.config.audit)
+    assert audit.audited(run, limits)
+    assert not audit.audited(run, {**limits, "membership.auc": 0.01})
