@@ -35,6 +35,10 @@ class Context:
     watcher: Watcher
     cache: Path | None = None
     """Private folder in which passes are kept; ``None`` keeps them in memory alone."""
+    controls: Path | None = None
+    """Private folder in which controls are kept for other audits; ``None`` measures them anew."""
+    reused: list[str] = field(default_factory=list)
+    """Controls that an earlier audit measured."""
     forwards: Counter[str] = field(default_factory=Counter)
     """Forward passes made so far, one per example: ``made`` and ``reused``."""
     written: dict[str, list[str]] = field(default_factory=dict)

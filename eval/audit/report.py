@@ -48,7 +48,7 @@ READABLE: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "report.md": render_markdown,
 }
 """Files that say the same as the JSON, and nothing else."""
-UNSEALED = ("created", "command", "seconds", "forward_passes")
+UNSEALED = ("created", "command", "seconds", "forward_passes", "reused")
 """Parts of ``volatile`` that no digest covers: when, with which words and how fast it was made. A
 signature covers them too."""
 WRITTEN = {REPORT, SCORES, *READABLE, PRIVATE, MANIFEST, SIGNATURE}
@@ -102,6 +102,7 @@ def assemble(
             "versions": {name: _version(name) for name in PACKAGES},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
             "forward_passes": dict(context.forwards),
+            "reused": list(context.reused),
         },
         **results,
         **designed(stored.design, results),

@@ -48,6 +48,8 @@ class Request:
     """Names of the probes to run, whatever the profile; empty for all of it."""
     cache: Path | None = None
     """Where passes over private text are kept; ``None`` means ``out/private``."""
+    controls: Path | None = None
+    """Where controls are kept for other audits; ``None`` means with the passes."""
     utility: Sequence[Mapping[str, Any]] = ()
     """Held-out scores by round, where a run measured them (`rounds.utility_by_round`)."""
     include_text: bool = False
@@ -102,6 +104,7 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         design,
         watcher,
         cache,
+        request.controls or cache,
     )
     stored, seconds = _measure(context, request.only)
     results = judge(stored, request.limits)

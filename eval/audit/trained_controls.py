@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+from fedllm import __version__
 from fedllm.config import LoraConfig, TrainingConfig
 from fedllm.errors import EngineError
 from fedllm.eval.audit.canaries import reference_samples, references
@@ -25,6 +27,7 @@ from fedllm.eval.audit.controls import (
 )
 from fedllm.eval.audit.estimates import auc
 from fedllm.eval.audit.findings import Scores
+from fedllm.eval.audit.kept_controls import keep_control, load_control
 from fedllm.eval.audit.population import Sample
 from fedllm.seeds import derive_seed
 from fedllm.training.local import start, train_client
@@ -39,16 +42,48 @@ RATES = (4e-3, 1e-3)
 
 
 def positive_scores(context: Context) -> Scores:
-    """Trains on secrets and some non-members until the gain over the base gives the secrets away.
-
-    Secrets cannot be guessed, so whoever overfits on them must be caught; how well the non-members
-    are told apart says what the shard's own texts allow.
-    """
+    """The control of this base, these samples, settings and seed: kept, or measured and kept."""
     seed = derive_seed(context.design.seed, "audit positive control")
     texts = halves(list(context.population.of("nonmember")), seed, SAMPLES)
     secrets = reference_samples(references(2 * SAMPLES, seed))
     inside = [*secrets[:SAMPLES], *texts[0]]
     outside = [*secrets[SAMPLES:], *texts[1]]
+    key = _positive_key(context, inside, outside, seed)
+    known = load_control(context.controls, key) if context.controls else None
+    if known:
+        context.reused.append("positive")
+        return known
+    scores = _overfit(context, inside, outside, seed)
+    if context.controls:
+        keep_control(context.controls, key, scores)
+    return scores
+
+
+def _positive_key(
+    context: Context, inside: list[Sample], outside: list[Sample], seed: int
+) -> dict[str, Any]:
+    """All that the positive control depends on, the machine's arithmetic included."""
+    model = context.subject.base.model
+    return {
+        "control": "positive",
+        "base": context.subject.base.fingerprint,
+        "arithmetic": [str(model.dtype), str(model.device), torch.get_num_threads()],
+        "versions": [__version__, torch.__version__],
+        "template": context.subject.template,
+        "max_length": context.subject.limit,
+        "lora": LORA.model_dump(mode="json"),
+        "training": [BATCH, STEPS, BURSTS, *RATES, context.settings.batch_size],
+        "samples": [[s.example.id for s in samples] for samples in (inside, outside)],
+        "seed": seed,
+    }
+
+
+def _overfit(context: Context, inside: list[Sample], outside: list[Sample], seed: int) -> Scores:
+    """Trains on secrets and some non-members until the gain over the base gives the secrets away.
+
+    Secrets cannot be guessed, so whoever overfits on them must be caught; how well the non-members
+    are told apart says what the shard's own texts allow.
+    """
     base = context.subject.base
     accelerator = start(TrainingConfig(batch_size=BATCH))
     best: Scores = {"trained": [0.0] * 2, "untrained": [0.0] * 2, "secrets": 1, "steps": 0}

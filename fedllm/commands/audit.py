@@ -136,6 +136,13 @@ def run(
         bool,
         typer.Option("--include-text", help="Quote the samples that leak most; private text."),
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private folder that keeps controls for later audits; by default the run's "
+            "shards, or OUT/private."
+        ),
+    ] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Private ed25519 key that signs the report (extra sign).")
     ] = None,
@@ -192,6 +199,7 @@ def run(
             claim=claim_of(claimed_epsilon, claimed_delta),
             template=shape,
             only=only,
+            controls=cache or (open_run(run).audit_cache if run else None),
             utility=utility_by_round(open_run(run).federation) if run else (),
             include_text=include_text,
             sign=signs,
