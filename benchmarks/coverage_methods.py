@@ -32,7 +32,7 @@ import numpy as np
 from fedllm.atomic import atomic_json, atomic_text
 from fedllm.catalogue import choose
 from fedllm.config import SourceConfig, TrainingConfig
-from fedllm.data.partition import dirichlet
+from fedllm.data.partition import skewed
 from fedllm.data.sources import load_source
 from fedllm.errors import RetrievalError
 from fedllm.eval.figures.svg import standalone
@@ -138,7 +138,7 @@ def one_partition(
     """Coverage of the domains whose private rows are divided among the clients, by every method."""
     shared = np.array([row for row in texts.shared if texts.examples[row].domain in domains])
     labels = kmeans_labels(texts.rows[shared], 100, seed=derive_seed(seed, "labels"))
-    parts = dirichlet(labels, clients, 0.1, derive_seed(seed, "partition"))
+    parts = skewed(labels, clients, 0.1, derive_seed(seed, "partition"))
     chance = numpy_rng(derive_seed(seed, "shards"))
     shards = {
         f"c{k:03d}": shared[np.sort(chance.permutation(part)[: options.private])]

@@ -41,6 +41,7 @@ from fedllm.section import Section
 from fedllm.traits import TRAITS
 
 HOMES = {
+    "partitioner": "fedllm.data.catalogue",
     "retrieval": "fedllm.retrieval.catalogue",
     "rule": "fedllm.aggregation.catalogue",
     "weights": "fedllm.aggregation.weights.catalogue",

@@ -133,6 +133,14 @@ class SourceConfig(Section):
 class DataConfig(Section):
     """Who holds what, and what is public."""
 
+    moved: ClassVar[dict[str, str]] = {
+        "clients": "data.partition: {name: iid, clients: ...}",
+        "beta": "data.partition: {name: dirichlet, beta: ...}",
+        "balanced": "data.partition: {name: dirichlet, balanced: ...}",
+        "clusters": "data.partition: {name: dirichlet, clusters: ...}",
+        "max_owners": "data.partition: {name: owner, max_owners: ...}",
+    }
+
     root: Path = Path(".")
     """Folder that relative paths below start from."""
     private: list[SourceConfig] = Field(min_length=1)
@@ -141,19 +149,11 @@ class DataConfig(Section):
     """The public pool that retrieval draws from."""
     test: list[SourceConfig] = Field(default_factory=list)
     """Held-out data by domain; empty holds out ``test_fraction`` of every shard."""
-    partition: Literal["domain", "iid", "dirichlet", "owner"] = "domain"
-    """How private rows become shards: one client per domain, at random, Dirichlet over embedding
-    clusters (label skew), or by the column that names the owner."""
-    clients: int = Field(4, ge=1)
-    """Number of clients for ``iid`` and ``dirichlet``."""
-    beta: float = Field(0.1, gt=0)
-    """Dirichlet concentration; small is skewed."""
-    balanced: bool = True
-    """Shards of equal size with ``dirichlet``; false lets the sizes follow the draw too."""
-    clusters: int = Field(100, ge=2)
-    """Embedding clusters that serve as labels for ``dirichlet``."""
-    max_owners: int | None = Field(None, ge=1)
-    """Keep only this many owners (largest first) with ``partition: owner``."""
+    partition: Annotated[Choice, FromPoint("partitioner")] = Field(
+        default_factory=partial(choose, "partitioner", "domain")
+    )
+    """How private rows become shards: one client per domain, at random, by label skew, or by the
+    column that names the owner."""
     samples_per_client: int | None = Field(None, ge=1)
     """Cap on each client's training rows."""
     test_fraction: float = Field(0.2, ge=0, lt=1)

@@ -7,6 +7,9 @@ from typing import Any
 from fedllm.errors import ConfigError
 from fedllm.yamlfile import parse_yaml
 
+PLUGGED = (["retrieval", "method"], ["data", "partition"])
+"""Where a plug-in stands, beside the section ``method``, which holds nothing else."""
+
 
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Sets ``a.b=value`` (or ``a.0.b=value`` inside a list), with a YAML value, in ``values``.
@@ -39,7 +42,7 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     place: Any = values
     for depth, part in enumerate(parents):
-        plugged = parents[:2] == ["retrieval", "method"] or parents[0] == "method"
+        plugged = parents[0] == "method" or parents[:2] in PLUGGED
         place = _descend(place, part, plugged=plugged and depth > 0)
     if isinstance(place, list):
         place[_position(place, last)] = value

@@ -28,6 +28,8 @@ TRAITS = {
     "keeps_A": "A never changes and is not sent again",
     "sends_stack": "the server sends the factors of all clients",
     "sends_more": "the server sends as many ranks as the updates have, at most",
+    # what a partitioner does
+    "natural": "clients are the owners of their rows",
     # what a retrieval method looks at
     "reads_ids": "chooses among the ids of the public pool",
     "reads_pool": "looks at the embeddings of the public pool",

@@ -90,6 +90,5 @@ def _others() -> dict[str, list[str]]:
 
     return {
         "recipes": sorted(shipped_recipes()),
-        "data.partition": list(get_args(config.DataConfig.model_fields["partition"].annotation)),
         "data.template": list(get_args(config.Template)),
     }

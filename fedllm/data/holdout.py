@@ -44,7 +44,7 @@ def split_records(
     """
     domains = sorted({record[0].domain for record in records})
     given = _tests_for(records[0][0].owner, domains, tests, data)
-    owned = data.partition == "owner" and any(row.owner for row in given)
+    owned = "natural" in data.partition.traits and any(row.owner for row in given)
     covered = set(domains) if owned else {row.domain for row in given}
     own = [i for i, record in enumerate(records) if record[0].domain not in covered]
     if own and not data.test_fraction and data.test_samples:
@@ -61,7 +61,8 @@ def split_records(
     if not test and data.test_samples:
         raise DataError(
             f"client {client}: {len(train)} private rows of one prompt leave nothing to hold out; "
-            "add rows, name a data.test source, lower data.max_owners or set data.test_samples=0"
+            "add rows, name a data.test source, lower max_owners of data.partition or set "
+            "data.test_samples=0"
         )
     draw = derive_seed(seed, f"data/test/{'/'.join(domains)}")
     return train, _evenly(test, data.test_samples, draw)
@@ -71,7 +72,7 @@ def _tests_for(
     owner: str, domains: Sequence[str], tests: Iterable[Example], data: DataConfig
 ) -> list[Example]:
     """Given held-out rows of one client: by owner where they name one and owners are clients."""
-    by_owner = data.partition == "owner"
+    by_owner = "natural" in data.partition.traits
     return [
         row
         for row in tests
@@ -124,7 +125,7 @@ def check_tests_used(
     """Refuses held-out sources that no client is evaluated on."""
     first = [record[0] for records in parts.values() for record in records]
     domains = {row.domain for row in first}
-    owners = {row.owner for row in first} if data.partition == "owner" else set()
+    owners = {row.owner for row in first} if "natural" in data.partition.traits else set()
     owned = [row for row in tests if owners and row.owner]
     if owned and not any(row.owner in owners for row in owned):
         raise DataError(

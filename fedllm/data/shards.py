@@ -11,25 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedllm.atomic import atomic_text
 from fedllm.config import DataConfig, SourceConfig
 from fedllm.data.holdout import Record, check_tests_used, prompt_key, split_records
-from fedllm.data.partition import by_key, by_owner, dirichlet, iid
+from fedllm.data.partition import Labels, Rows
 from fedllm.data.sources import Check, Role, read_source
 from fedllm.errors import DataError
 from fedllm.jsontext import decode
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example, Turn
 
-Labels = Callable[[list[Example]], NDArray[np.integer]]
 """Integer label per example, e.g. the cluster of its embedding."""
 
 
@@ -146,21 +142,8 @@ def _partition(
     records: list[Record], data: DataConfig, seed: int, labels: Labels | None
 ) -> dict[str, list[Record]]:
     """Every client's records, sorted by name."""
-    first = [record[0] for record in records]
-    if data.partition == "domain":
-        shards = by_key([example.domain for example in first])
-    elif data.partition == "owner":
-        shards = by_owner([example.owner for example in first], data.max_owners)
-    else:
-        draw = derive_seed(seed, "data/partition")
-        if data.partition == "iid":
-            parts = iid(len(records), data.clients, draw)
-        else:
-            if labels is None:
-                raise ValueError("partition=dirichlet needs labels")
-            parts = dirichlet(labels(first), data.clients, data.beta, draw, balanced=data.balanced)
-        width = len(str(len(parts) - 1))
-        shards = {f"client-{i:0{width}}": part for i, part in enumerate(parts)}
+    rows = Rows([record[0] for record in records], labels)
+    shards = data.partition.load()(rows, derive_seed(seed, "data/partition"))
     names = safe_names(shards)
     return {
         names[key]: [records[i] for i in shards[key]]

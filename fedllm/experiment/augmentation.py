@@ -46,9 +46,9 @@ class Augmenter:
         self._centroids = Centroids(run, self._embedder)
         self._screen = Screen(run, self._embedder)
 
-    def labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+    def labels(self, examples: Sequence[Example], clusters: int) -> npt.NDArray[np.int64]:
         """A cluster number per example, the pseudo-labels of ``partition: dirichlet``."""
-        return self._embedder.labels(examples)
+        return self._embedder.labels(examples, clusters)
 
     def screened(self, shards: Mapping[str, Shard]) -> dict[str, Shard]:
         """The shards after the contamination gate."""

@@ -104,13 +104,14 @@ class Embedder:
         cache = EmbeddingCache(self._run.shard(client) / "embeddings")
         return self._embed(examples, encoder, f"Embedding at {client}", cache)
 
-    def labels(self, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+    def labels(self, examples: Sequence[Example], clusters: int) -> npt.NDArray[np.int64]:
         """A cluster number per example, the pseudo-labels of ``partition: dirichlet``."""
         config = self._run.config
         rows = self._embed(examples, config.retrieval.encoder, "Embedding private examples", None)
-        clusters = min(config.data.clusters, len(examples))
         return kmeans_labels(
-            rows, clusters, seed=derive_seed(config.federation.seed, "pseudo-labels")
+            rows,
+            min(clusters, len(examples)),
+            seed=derive_seed(config.federation.seed, "pseudo-labels"),
         )
 
     def _embed(

@@ -30,8 +30,7 @@ from fedllm.traits import refusal_in_rounds
 
 PLAIN = {"retrieval": {"method": "none"}, "compare": {}}
 TWO_DOMAINS = {
-    "partition": "iid",
-    "clients": 3,
+    "partition": {"name": "iid", "clients": 3},
     "test": [],
     "private": [{"path": "samples:code", "limit": 12}, {"path": "samples:math", "limit": 24}],
 }

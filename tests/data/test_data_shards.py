@@ -137,8 +137,7 @@ def test_held_out_rows_of_several_domains_are_capped_evenly(root):
     federation = build(
         root,
         private=PRIVATE,
-        partition="iid",
-        clients=2,
+        partition={"name": "iid", "clients": 2},
         test=[{"path": "test.jsonl", "domain": "tax"}],
         test_samples=8,
         test_fraction=0.5,
@@ -162,7 +161,10 @@ def test_turns_of_one_conversation_stay_together(tmp_path):
     ]
     write(tmp_path, "chat.jsonl", chats)
     federation = build(
-        tmp_path, private=[{"path": "chat.jsonl"}], partition="iid", clients=3, test_fraction=0.3
+        tmp_path,
+        private=[{"path": "chat.jsonl"}],
+        partition={"name": "iid", "clients": 3},
+        test_fraction=0.3,
     )
     parts = [part for s in federation.shards.values() for part in (s.train, s.test)]
     assert sum(map(len, parts)) == 36
@@ -177,7 +179,9 @@ def test_owners_become_clients_with_safe_distinct_names(tmp_path):
     )
     federation = build(tmp_path, private=[{"path": "a.jsonl"}], partition="owner")
     assert list(federation.shards) == ["St.-Mary-s-A-E", "etc", "st.-mary-s---a-e"]
-    largest = build(tmp_path, private=[{"path": "a.jsonl"}], partition="owner", max_owners=1)
+    largest = build(
+        tmp_path, private=[{"path": "a.jsonl"}], partition={"name": "owner", "max_owners": 1}
+    )
     assert len(largest.shards) == 1
 
 
@@ -214,11 +218,12 @@ def test_held_out_rows_of_an_owner_go_to_that_owner(tmp_path):
 def test_dirichlet_asks_for_labels_once_per_record(root):
     asked = []
 
-    def labels(examples):
+    def labels(examples, clusters):
         asked.append(len(examples))
         return np.array([example.domain == "law" for example in examples], dtype=np.int64)
 
-    federation = build(root, labels=labels, private=PRIVATE, partition="dirichlet", clients=3)
+    skewed = {"name": "dirichlet", "clients": 3}
+    federation = build(root, labels=labels, private=PRIVATE, partition=skewed)
     assert asked == [70]
     assert list(federation.shards) == ["client-0", "client-1", "client-2"]
     total = sum(len(s.train) + len(s.test) for s in federation.shards.values())
@@ -241,7 +246,10 @@ def test_rows_that_repeat_a_prompt_are_held_out_together(tmp_path):
             r"client tax: .* its domain tax and data.test_fraction=0",
         ),
         ({"partition": "owner"}, r"70 of 70 rows name no owner"),
-        ({"partition": "iid", "clients": 99}, r"data.clients=99 is more than the 70"),
+        (
+            {"partition": {"name": "iid", "clients": 99}},
+            r"clients=99 of data.partition is more than the 70",
+        ),
         (
             {"private": [{"path": "one.jsonl"}]},
             r"client one: 1 private rows of one prompt leave nothing to hold out",

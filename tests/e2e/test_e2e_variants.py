@@ -28,7 +28,9 @@ def test_any_causal_lm_folder_is_a_base_model(tmp_path, kind):
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 def test_private_rows_are_shared_out_to_any_number_of_clients(tmp_path, partition):
-    data = {"partition": partition, "clients": 4, "clusters": 3, "test": [], "test_fraction": 0.25}
+    settings = {"iid": {}, "dirichlet": {"clusters": 3}}[partition]
+    chosen = {"name": partition, "clients": 4, **settings}
+    data = {"partition": chosen, "test": [], "test_fraction": 0.25}
     recipe = small_config(tmp_path).data.model_dump(mode="json")
     summary = work(
         tmp_path, data={**recipe, **data}, retrieval={"method": "direct", "per_client": 4}
