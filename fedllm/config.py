@@ -170,22 +170,6 @@ class DataConfig(Section):
                 "test_fraction=0 leaves nothing to evaluate on; "
                 "raise it to 0.1 or name held-out files under test"
             )
-        drawn = ("iid", "dirichlet")
-        partitions = {
-            "clients": drawn,
-            "beta": drawn[1:],
-            "balanced": drawn[1:],
-            "clusters": drawn[1:],
-            "max_owners": ("owner",),
-        }
-        for name, having in partitions.items():
-            value = getattr(self, name)
-            given = value != type(self).model_fields[name].default
-            if given and self.partition not in having:
-                raise ValueError(
-                    f"{name}={value} has no effect with partition={self.partition}; leave it out, "
-                    f"or set partition to {' or '.join(having)}"
-                )
         return self
 
 

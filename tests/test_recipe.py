@@ -54,9 +54,12 @@ def test_a_required_key_is_asked_for():
         ({"training": {"batch_size": 6, "gradient_accumulation": 4}}, "gradient_accumulation=4"),
         ({"federation": {"clients_per_round": 2, "min_clients": 3}}, "min_clients=3"),
         ({"retrieval": {"method": "feddca"}}, "data.public is empty"),
-        ({"data": {**MINIMAL["data"], "clients": 8}}, "clients=8 has no effect with partition=dom"),
-        ({"data": {**MINIMAL["data"], "beta": 1.0, "partition": "iid"}}, "beta=1.0 has no effect"),
-        ({"data": {**MINIMAL["data"], "max_owners": 3}}, "set partition to owner"),
+        ({"data": {**MINIMAL["data"], "clients": 8}}, "it is now data.partition: {name: iid,"),
+        (
+            {"data": {**MINIMAL["data"], "partition": {"name": "iid", "beta": 1.0}}},
+            "data.partition.beta: unknown key; known keys: clients",
+        ),
+        ({"data": {**MINIMAL["data"], "max_owners": 3}}, "data.partition: {name: owner, max_own"),
         ({"compare": {"x": {"retrieval.method": "random"}}}, "compare.x: retrieval.method=random"),
     ],
 )
