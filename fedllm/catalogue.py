@@ -43,8 +43,14 @@ from fedllm.traits import TRAITS
 HOMES = {
     "partitioner": "fedllm.data.catalogue",
     "retrieval": "fedllm.retrieval.catalogue",
-    "rule": "fedllm.aggregation.catalogue",
+    "schedule": "fedllm.server.schedule.catalogue",
+    "share": "fedllm.training.share.catalogue",
+    "local": "fedllm.training.hooks.catalogue",
+    "codec": "fedllm.codecs.catalogue",
     "weights": "fedllm.aggregation.weights.catalogue",
+    "rule": "fedllm.aggregation.catalogue",
+    "server": "fedllm.server.steps.catalogue",
+    "grouping": "fedllm.server.grouping.catalogue",
 }
 """Point to the module that holds its ``ENTRIES``, in the order of a round."""
 
@@ -65,7 +71,7 @@ class Entry:
     """Keys of :data:`fedllm.traits.TRAITS`."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(self.traits - set(TRAITS))
+        unknown = sorted(set(self.traits) - set(TRAITS))
         if unknown:
             raise ConfigError(
                 f"{self.module} ({self.title}) has trait {unknown[0]!r}; known ones are "
@@ -182,6 +188,11 @@ class Choice:
     def traits(self) -> Set[str]:
         """What it can be combined with (:mod:`fedllm.traits`)."""
         return self.entry.traits
+
+    @property
+    def key(self) -> str:
+        """``point.name``: what its memory is called."""
+        return f"{self.point}.{self.name}"
 
     @property
     def values(self) -> dict[str, Any]:

@@ -35,16 +35,17 @@ def train(
     Reads what was sent and the client's own shard from the run directory, and drops the client's
     update there.
     """
-    from fedllm.engines.files import cohort_of, damage_of
+    from fedllm.engines.plan import read_plan
+    from fedllm.engines.updates import damage_of
     from fedllm.runs import open_run
 
     directory = open_run(run)
     this = directory.federation.round(round)
-    cohort = cohort_of(this)
-    if client not in cohort:
+    plan = read_plan(this)
+    if client not in plan.cohort:
         raise EngineError(
             f"--client {client} does not take part in round {round}; its cohort is "
-            f"{', '.join(cohort)}"
+            f"{', '.join(plan.cohort)}"
         )
     if this.done:
         raise EngineError(f"round {round} is closed; see 'fedllm round status --run {run}'")
@@ -58,11 +59,14 @@ def train(
     from fedllm.engines.runtime import Runtime, member_of
 
     runtime = Runtime.load(directory)
-    result = runtime.train(this, member_of(directory, client, round), directory.config.own)
+    member = member_of(directory, client, round)
+    update = runtime.train(this, plan, member, directory.config.own)
+    card = update.card
     if runtime.accelerator.is_main_process:
         sys.stderr.write(
-            f"{client}, round {round}: {result.steps} steps on {result.examples} examples in "
-            f"{result.seconds:.1f} s, loss {result.loss_first:.3f} -> {result.loss_last:.3f}\n"
+            f"{client}, round {round}: {card.steps} steps on "
+            f"{card.examples + card.public_examples} examples in {update.seconds:.1f} s, loss "
+            f"{card.loss_first:.3f} -> {card.loss_last:.3f}\n"
             f"{this.update(client)}\n"
         )
     runtime.accelerator.end_training()

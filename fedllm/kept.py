@@ -53,6 +53,6 @@ def _to_delete(directory: RoundDirectory, place: str) -> str:
     """What makes the round open again, without the damaged part."""
     parts = PurePosixPath(place).parts
     part = directory.path.joinpath(*parts[: 2 if parts[0] == "updates" else 1])
-    if part == directory.aggregate:  # written anew whenever the round closes
+    if part in (directory.aggregate, directory.memory):  # written anew when the round closes
         return str(directory.metrics)
     return f"{part} and {directory.metrics}"

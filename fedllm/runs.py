@@ -6,13 +6,17 @@
       recipe.yaml  env.json  base.json      what was asked, where it runs, which base model
       clients.json                          names, domains and sizes of the shards
       events.jsonl                          what happened when (timings; never private text)
-      shards/<client>/                      CLIENT SIDE: private text, per-sample records
+      shards/<client>/                      CLIENT SIDE: private text, per-sample records, and in
+                                            memory/<n>/ what hooks remember after round n
       public/                               public pool, arrived centroids, items handed out
       rounds/0007/                          one round of the federation
         plan.json                           cohort, learning rate and which factors are trained
-        sent/                               the adapter every client starts from
-        updates/<client>/                   what each client sent back (a PEFT directory)
-        global/                             the new global adapter
+        sent/[<group>/]                     the adapter every client (of a group) starts from
+        down/<client>/                      what hooks send beside it: <point>.<name>.safetensors
+        updates/<client>/                   what each client sent back (a PEFT directory), and
+                                            extras.safetensors where hooks send something
+        global/[<group>/]                   the new global adapter (of every group)
+        memory/                             the server's: <point>.<name>.safetensors
         public/                             with retrieval.when=each-round: what its cohort is given
         metrics.json                        exists when the round is done
       arms/<arm>/                           the comparisons: public/ and rounds/ of their own
@@ -44,6 +48,9 @@ from fedllm.errors import ConfigError, EngineError
 from fedllm.jsontext import decode
 from fedllm.recipe import read_recipe
 
+ONE = "all"
+"""The group of everybody, where there are no others; its adapter has no folder of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoundDirectory:
@@ -59,8 +66,12 @@ class RoundDirectory:
 
     @property
     def sent(self) -> Path:
-        """PEFT directory the cohort starts from."""
+        """PEFT directory the cohort starts from, or a folder with one for every group."""
         return self.path / "sent"
+
+    def down(self, client: str) -> Path:
+        """What hooks send to ``client`` beside the adapter; absent for nothing."""
+        return self.path / "down" / client
 
     def update(self, client: str) -> Path:
         """PEFT directory ``client`` sends back."""
@@ -68,8 +79,27 @@ class RoundDirectory:
 
     @property
     def aggregate(self) -> Path:
-        """PEFT directory of the new global adapter."""
+        """PEFT directory of the new global adapter, or a folder with one for every group."""
         return self.path / "global"
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """PEFT directory of every group's new adapter, by group."""
+        return adapters_in(self.aggregate)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Client to group after this round; empty where everybody is in one."""
+        return dict(read_json(self.metrics).get("groups", {})) if self.done else {}
+
+    def adapter_of(self, client: str) -> Path:
+        """PEFT directory of the new adapter that ``client`` is given."""
+        return self.adapters[self.groups.get(client, ONE)]
+
+    @property
+    def memory(self) -> Path:
+        """What the server's plug-ins remember after this round."""
+        return self.path / "memory"
 
     @property
     def public(self) -> Path:
@@ -192,6 +222,11 @@ class RunDirectory:
         """Client side of ``client``; nothing in it may leave except through a message."""
         return self.shards / client
 
+    def client_memory(self, directory: RoundDirectory, client: str) -> Path:
+        """Client side: what hooks remember at ``client`` after a round of some federation."""
+        federation = directory.path.parents[1].relative_to(self.root)
+        return self.shard(client) / federation / "memory" / f"{directory.number:04d}"
+
     def shard_file(self, client: str) -> Path:
         """The private examples of ``client``."""
         return self.shard(client) / "shard.jsonl"
@@ -291,11 +326,20 @@ def open_run(root: Path) -> RunDirectory:
 def link_directory(source: Path, target: Path) -> None:
     """Makes ``target`` hold the files of ``source``, by hard links where the disk allows them."""
     with atomic_directory(target) as temporary:
-        for file in sorted(source.iterdir()):
+        for file in sorted(path for path in source.rglob("*") if path.is_file()):
+            place = temporary / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(file, temporary / file.name)
+                os.link(file, place)
             except OSError:
-                shutil.copyfile(file, temporary / file.name)
+                shutil.copyfile(file, place)
+
+
+def adapters_in(folder: Path) -> dict[str, Path]:
+    """The PEFT directories of a round's ``global`` or ``sent``, by group."""
+    if (folder / "adapter_config.json").exists() or not folder.is_dir():
+        return {ONE: folder}
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,7 @@ is checked when it is read, and a refusal says why.
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
 
 TRAITS = {
     # what a rule gives
@@ -30,6 +31,11 @@ TRAITS = {
     "sends_more": "the server sends as many ranks as the updates have, at most",
     # what a partitioner does
     "natural": "clients are the owners of their rows",
+    # what a plug-in keeps
+    "remembers": "has a memory: its function takes it and returns the next one",
+    "remembers_factors": "remembers factors from round to round",
+    "client_memory": "remembers something at every client",
+    "sends_extras": "clients send tensors beside their adapter",
     # what a retrieval method looks at
     "reads_ids": "chooses among the ids of the public pool",
     "reads_pool": "looks at the embeddings of the public pool",
@@ -52,6 +58,35 @@ OUTSIDE_ROUNDS = {
 }
 """Traits that keep a rule out of rounds: why, and what to use. What comes back from a round is sent
 out in the next one, so a rule must give an adapter of ``lora.rank`` and leave nothing beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """One thing that keeps two plug-ins apart.
+
+    Attributes:
+        trait: A plug-in with this trait ...
+        point: ... needs, of the plug-in at this point, ...
+        needs: ... this trait, ...
+        why: ... because it does this; then what to use.
+    """
+
+    trait: str
+    point: str
+    needs: str
+    why: str
+
+
+LAWS = (
+    Law(
+        "remembers_factors",
+        "rule",
+        "gauge_stable",
+        "remembers factors from round to round, which {other} writes in another basis every time; "
+        "use a rule that keeps them comparable: {able}",
+    ),
+)
+"""What may not be combined; a new law is one line here."""
 
 
 def refusal_in_rounds(traits: Set[str]) -> str:

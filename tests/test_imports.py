@@ -43,7 +43,7 @@ LAYERS = [
     {"runs", "kept", "opening"},
     {"adapters"},
     {"aggregation", "data", "privacy"},
-    {"training", "server"},
+    {"training", "server", "codecs"},
     {"engines"},
     {"retrieval", "eval"},
     {"experiment", "client"},

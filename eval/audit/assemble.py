@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from fedllm.eval.audit.settings import Settings
 from fedllm.eval.audit.subject import Target
 from fedllm.eval.audit.words import removed
 from fedllm.kept import check_kept
-from fedllm.runs import RunDirectory, read_json
+from fedllm.runs import ONE, RunDirectory, adapters_in, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
 
@@ -134,33 +134,74 @@ def of_files(
     return _ready(gathered(samples, public=_read_all(public), source=source))
 
 
-def targets_of_run(run: RunDirectory, every: int) -> list[Target]:
+def groups_of_run(run: RunDirectory) -> dict[str, list[str]]:
+    """Clients by the adapter that they share after the last round; one group for everybody.
+
+    Raises:
+        DataError: No round is finished.
+    """
+    last = run.federation.completed
+    if not last:
+        raise DataError(f"{run.root}: no round is finished; run it first with 'fedllm run'")
+    clients, groups = sorted(read_json(run.clients)), run.federation.round(last).groups
+    found: dict[str, list[str]] = {}
+    for client in clients:
+        found.setdefault(groups.get(client, ONE), []).append(client)
+    return dict(sorted(found.items()))
+
+
+def of_group(population: Population, clients: Sequence[str]) -> Population:
+    """The samples of clients that share an adapter: what its training saw, or might have seen."""
+    inside = set(clients)
+    return _ready(
+        population.kept(
+            lambda sample: not sample.client or bool(inside & set(sample.client.split("+"))),
+            "client of another group",
+        )
+    )
+
+
+def targets_of_run(run: RunDirectory, every: int, group: str = "") -> list[Target]:
     """The last global adapter decides; earlier ones and clients' updates show the way there.
 
     Args:
         run: The run.
         every: Take every so many rounds, and the last one; 0 takes the last alone.
+        group: Whose adapters, where clients are grouped.
 
     Raises:
-        DataError: No round is finished.
+        DataError: No round is finished, or there are several groups and none of them is named.
         EngineError: A round was altered after it closed.
     """
-    last = run.federation.completed
-    if not last:
-        raise DataError(f"{run.root}: no round is finished; run it first with 'fedllm run'")
+    groups, last = groups_of_run(run), run.federation.completed
+    group = group or (next(iter(groups)) if len(groups) == 1 else "")
+    if group not in groups:
+        raise DataError(
+            f"{run.root} has an adapter for each of {len(groups)} groups; name one with --group: "
+            f"{', '.join(groups)}"
+        )
+    label = "" if group == ONE else f" {group}"
     rounds = [n for n in range(1, last + 1) if n == last or (every and n % every == 0)]
     targets = []
     for number in rounds:
         this = run.federation.round(number)
         check_kept(this)
-        sent = this.sent if this.sent.exists() else None
+        adapter = _shared(this.adapters, group)
+        sent = _shared(adapters_in(this.sent), group) if this.sent.exists() else None
+        primary = number == last
         targets.append(
-            Target(f"global {number}", this.aggregate, number, primary=number == last, sent=sent)
+            Target(f"global {number}{label}", adapter, number, primary=primary, sent=sent)
         )
         for update in sorted((this.path / "updates").glob("*")):
-            name = f"{update.name} {number}"
-            targets.append(Target(name, update, number, update.name, primary=False, sent=sent))
+            if update.name in groups[group]:
+                name = f"{update.name} {number}"
+                targets.append(Target(name, update, number, update.name, primary=False, sent=sent))
     return targets
+
+
+def _shared(adapters: Mapping[str, Path], group: str) -> Path:
+    """The adapter of a group, or the one of everybody before there were groups."""
+    return adapters[group] if group in adapters else adapters[ONE]
 
 
 def targets_of_paths(adapters: Sequence[Path]) -> list[Target]:

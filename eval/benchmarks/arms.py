@@ -15,7 +15,7 @@ from fedllm.comparisons import compared
 from fedllm.config import ALONE
 from fedllm.errors import ConfigError
 from fedllm.kept import check_kept
-from fedllm.runs import FederationDirectory, RunDirectory
+from fedllm.runs import ONE, FederationDirectory, RunDirectory
 
 ArmKind = Literal["base", "local", "centralised", "federated", "client", "adapter"]
 ORDER: tuple[ArmKind, ...] = ("base", "local", "client", "centralised", "federated", "adapter")
@@ -94,9 +94,21 @@ def _own(run: RunDirectory, rounds: str) -> Iterator[EvaluatedArm]:
             title = f"{path.name}, round {last}"
             yield EvaluatedArm(f"client-{path.name}", title, "client", path, last, path.name)
     for number in _chosen(rounds, last):
-        path = _kept(run.federation, number)
-        title = f"Federated, round {number}"
-        yield EvaluatedArm(f"round-{number:04d}", title, "federated", path, number)
+        for group, path in _kept(run.federation, number).items():
+            name, title = _grouped(f"round-{number:04d}", f"Federated, round {number}", group)
+            yield EvaluatedArm(name, title, "federated", path, number)
+    yield from _replicates(run)
+
+
+def _replicates(run: RunDirectory) -> Iterator[EvaluatedArm]:
+    """The recipe's own method with its later seeds, last round alone."""
+    for seed in run.config.training_seeds[1:]:
+        yield from _last(run.root / "seeds" / str(seed), f"seed-{seed}", f"Federated, seed {seed}")
+
+
+def _grouped(name: str, title: str, group: str) -> tuple[str, str]:
+    """Name and title of a group's adapter; of everybody's, unchanged."""
+    return (name, title) if group == ONE else (f"{name}-{group}", f"{title}, group {group}")
 
 
 def _comparisons(run: RunDirectory) -> Iterator[EvaluatedArm]:
@@ -104,12 +116,10 @@ def _comparisons(run: RunDirectory) -> Iterator[EvaluatedArm]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name == "local":
             for client in sorted(path.iterdir()):
-                arm = _last(client, f"local-{client.name}", f"{client.name} alone", "local")
-                yield from [arm] if arm else []
+                yield from _last(client, f"local-{client.name}", f"{client.name} alone", "local")
             continue
         kind: ArmKind = "centralised" if path.name == "centralised" else "federated"
-        arm = _last(path, f"arm-{path.name}", _title(run, path.name), kind)
-        yield from [arm] if arm else []
+        yield from _last(path, f"arm-{path.name}", _title(run, path.name), kind)
 
 
 def _title(run: RunDirectory, name: str) -> str:
@@ -119,20 +129,20 @@ def _title(run: RunDirectory, name: str) -> str:
     return compared(run.config, name).title
 
 
-def _last(path: Path, name: str, title: str, kind: ArmKind) -> EvaluatedArm | None:
+def _last(path: Path, name: str, title: str, kind: ArmKind = "federated") -> Iterator[EvaluatedArm]:
+    """What the last round of a federation left."""
     federation = FederationDirectory(path)
     number = federation.completed
-    if not number:
-        return None
     client = path.name if kind == "local" else None
-    adapter = _kept(federation, number)
-    return EvaluatedArm(_file_name(name), title, kind, adapter, number, client)
+    for group, adapter in _kept(federation, number).items() if number else ():
+        place, shown = _grouped(_file_name(name), title, group)
+        yield EvaluatedArm(place, shown, kind, adapter, number, client)
 
 
-def _kept(federation: FederationDirectory, number: int) -> Path:
-    """The global adapter of a finished round that nobody altered."""
+def _kept(federation: FederationDirectory, number: int) -> dict[str, Path]:
+    """The global adapter of a finished round that nobody altered, by group."""
     check_kept(federation.round(number))
-    return federation.round(number).aggregate
+    return federation.round(number).adapters
 
 
 def _chosen(rounds: str, last: int) -> list[int]:

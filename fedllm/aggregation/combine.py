@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fedllm.adapters.lowrank import pairwise_inner_products
+from fedllm.adapters.memory import Memory
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import (
     Adapter,
@@ -35,7 +36,7 @@ from fedllm.aggregation.report import (
     norm_outliers,
     summarise,
 )
-from fedllm.aggregation.rules import Chosen, Combined, Rule, find_rule
+from fedllm.aggregation.rules import Chosen, Rule, find_rule
 from fedllm.aggregation.stack import SENT, Stack, read_stack
 from fedllm.errors import AdapterError, ConfigError
 
@@ -57,11 +58,13 @@ class Outcome:
         report: What it lost.
         remainder: What the rule leaves outside the adapter (``fedex``, ``frlora``,
             ``fedmomentum``), as an adapter of its own; None for other rules.
+        memory: What a rule that remembers is to be given next time.
     """
 
     state: AdapterState
     report: AggregationReport
     remainder: AdapterState | None
+    memory: Memory = field(default_factory=dict)
 
 
 def aggregate(
@@ -113,9 +116,13 @@ def combine_adapters(
     floor: bool = False,
     check_base: bool = True,
     keep_remainder: bool = True,
+    memory: Memory | None = None,
     **settings: Any,
 ) -> Outcome:
-    """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report."""
+    """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report.
+
+    ``memory`` is what a rule that remembers returned the last time.
+    """
     chosen = find_rule(rule, settings)
     sources, weights = named(sources, weights)
     shares = normalised(weights, sources)
@@ -133,7 +140,7 @@ def combine_adapters(
                 f"residuals are from what {chosen.name} chose, which lies {from_mean:.4f} of the "
                 "weighted mean of all updates away from it"
             )
-        combine = _one_module(chosen, adapters, shares, start, keep_remainder)
+        combine = _one_module(chosen, adapters, shares, start, keep_remainder, memory or {})
         pieces = _each(
             lambda module: combine(module, measured, floor),
             next(iter(adapters.values())).modules,
@@ -149,6 +156,7 @@ class _Piece:
     factors: LoRAFactors
     remainder: LoRAFactors | None
     measured: Measured | None
+    memory: Memory
 
 
 def _one_module(
@@ -157,21 +165,30 @@ def _one_module(
     shares: Mapping[str, float],
     sent: Adapter | None,
     keep_remainder: bool,
+    memory: Memory,
 ) -> Callable[[str, bool, bool], _Piece]:
     def combine(module: str, measured: bool, floor: bool) -> _Piece:
         stack = read_stack(adapters, shares, module, sent)
-        result = chosen.combine(stack)
+        before = [_of_module(memory, module)] if "remembers" in chosen.traits else []
+        result = chosen.combine(stack, *before)
         if not keep_remainder:
-            result = Combined(result.B, result.A)
+            result = replace(result, remainder=None)
         remainder = result.remainder
         return _Piece(
             module,
             _stored(stack, result.B, result.A),
             None if remainder is None else _stored(stack, *remainder),
             measure(stack, result, floor=floor) if measured else None,
+            result.memory,
         )
 
     return combine
+
+
+def _of_module(memory: Memory, module: str) -> Memory:
+    """What a rule remembers of one module."""
+    prefix = f"{module}/"
+    return {name.removeprefix(prefix): t for name, t in memory.items() if name.startswith(prefix)}
 
 
 def _stored(stack: Stack, b: Tensor, a: Tensor) -> LoRAFactors:
@@ -224,7 +241,8 @@ def _assembled(
         from_mean=from_mean,
     )
     state = _adapter({p.module: p.factors for p in pieces}, aux, reference)
-    return Outcome(state, report, _adapter(rest, {}, reference) if rest else None)
+    memory = {f"{p.module}/{name}": t for p in pieces for name, t in p.memory.items()}
+    return Outcome(state, report, _adapter(rest, {}, reference) if rest else None, memory)
 
 
 def _adapter(

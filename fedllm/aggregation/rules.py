@@ -3,20 +3,22 @@
 A rule is a function ``rule(stack, **settings) -> Combined`` of one module's ``Stack``; one with
 trait ``selects`` is ``select(products (K, K) float64, shares (K,), **settings) -> coefficients``
 instead and looks at the clients as wholes: a client with coefficient 0 is left out, and the
-weighted sum of the updates then goes through the truncated SVD.
+weighted sum of the updates then goes through the truncated SVD. One with trait ``remembers`` is
+``rule(stack, memory, **settings)``; the memory is what it put into ``Combined.memory`` of this
+module in the round before, empty in the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors
-from fedllm.aggregation.stack import Stack
+from fedllm.adapters.memory import Memory
 from fedllm.catalogue import POINTS, Choice, choose
 
 
@@ -25,12 +27,14 @@ class Combined:
     """The next factors of one module: ``B (d_out, r)``, ``A (r, d_in)``, scaling of the stack.
 
     ``remainder`` is what the factors leave of the update the rule means, itself as factors, to be
-    dropped, shipped beside the adapter or folded into the base weights.
+    dropped, shipped beside the adapter or folded into the base weights. ``memory`` is what a rule
+    that remembers is given in the next round, by name.
     """
 
     B: Tensor
     A: Tensor
     remainder: Factors | None = None
+    memory: Memory = field(default_factory=dict)
 
 
 Function = Callable[..., Combined]
@@ -46,14 +50,15 @@ class Rule:
         name: For messages and reports.
         traits: What the catalogue says of it; a function of the caller's has none.
         settings: The settings that were given.
-        combine: From a ``Stack`` to ``Combined``.
+        combine: From a ``Stack`` to ``Combined``; the module's memory comes second where the rule
+            remembers.
         select: From products and shares to coefficients, for rules with trait ``selects``.
     """
 
     name: str
     traits: Set[str]
     settings: Mapping[str, Any]
-    combine: Callable[[Stack], Combined]
+    combine: Callable[..., Combined]
     select: Callable[[Tensor, Tensor], Tensor] | None = None
 
 

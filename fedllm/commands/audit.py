@@ -97,6 +97,9 @@ def plan(
 def run(
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
     run: Annotated[Path | None, typer.Option("--run", help="A run directory to audit.")] = None,
+    group: Annotated[
+        str, typer.Option(help="Of the run: the clients that share an adapter, where grouped.")
+    ] = "",
     model: Annotated[str | None, typer.Option(help="Base model: folder, hub name, sample.")] = None,
     adapter: Annotated[list[Path] | None, typer.Option(help="PEFT directories.")] = None,
     members: Annotated[list[Path] | None, typer.Option(help="What was trained on.")] = None,
@@ -180,8 +183,10 @@ def run(
     pinned = manifest_sha256 and checked_digest(manifest_sha256, "--manifest-sha256")
     signs = signer(sign) if sign else None
     population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)
+    if group and run is not None:
+        population = _of_group(run, population, group)
     targets, subject, shape = _subject(
-        run, model, adapter, template, (max_length, overlong), device, settings
+        run, model, adapter, template, (max_length, overlong), device, settings, group
     )
     subject.any_base = any_base
     if include_text:
@@ -335,6 +340,7 @@ def _subject(
     length: tuple[int, Overlong],
     device: str,
     settings: Any,
+    group: str,
 ) -> tuple[list[Target], Subject, str]:
     """The adapters, the base they sit on, and the template to use."""
     import torch
@@ -354,7 +360,7 @@ def _subject(
         return targets, Subject(base, "alpaca", *length), template
     directory = open_run(run)
     config = directory.config
-    targets = targets_of_run(directory, every=int(settings.every_round))
+    targets = targets_of_run(directory, int(settings.every_round), group)
     base = load_base(config.model, device=where)
     shape = config.data.template if template == "auto" else template
     length = (config.training.max_length, config.training.overlong)
@@ -371,6 +377,18 @@ def _show_verified(shown: dict[str, Any]) -> None:
         typer.echo(f"limit of its own: {metric} {limit} (by default {LIMITS[metric]})")
     for text in shown["not_shown"]:
         typer.echo(f"not shown: {text}")
+
+
+def _of_group(run: Path, population: Population, group: str) -> Population:
+    """The samples of the clients that share an adapter."""
+    from fedllm.errors import ConfigError
+    from fedllm.eval.audit.assemble import groups_of_run, of_group
+    from fedllm.runs import open_run
+
+    groups = groups_of_run(open_run(run))
+    if group not in groups:
+        raise ConfigError(f"--group {group}: the groups of {run} are {', '.join(groups)}")
+    return of_group(population, groups[group])
 
 
 def _show(report: dict[str, Any]) -> None:

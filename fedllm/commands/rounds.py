@@ -28,7 +28,8 @@ def status(
     ] = False,
 ) -> None:
     """Say which round is open, who takes part and whose update is still missing."""
-    from fedllm.engines.files import cohort_of, damage_of
+    from fedllm.engines.files import cohort_of
+    from fedllm.engines.updates import damage_of
     from fedllm.runs import open_run
 
     directory = open_run(run)

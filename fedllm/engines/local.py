@@ -13,8 +13,10 @@ from pathlib import Path
 
 from fedllm.atomic import atomic_text
 from fedllm.config import RunConfig
-from fedllm.engines.files import cohort_of, damage_of, finish_round, open_round
+from fedllm.engines.files import finish_round
+from fedllm.engines.plan import RoundPlan, open_round
 from fedllm.engines.runtime import Member, Runtime
+from fedllm.engines.updates import damage_of
 from fedllm.errors import FedLLMError
 from fedllm.kept import check_kept
 from fedllm.progress import Watcher
@@ -61,12 +63,12 @@ def run_rounds(
             if directory.done:
                 check_kept(directory)
             else:
-                open_round(federation, number, list(members), config)
-                cohort = {client: members[client] for client in cohort_of(directory)}
+                plan = open_round(federation, number, list(members), config)
+                cohort = {client: members[client] for client in plan.cohort}
                 if widen is not None:
                     given = widen(directory)
                     cohort = {c: replace(m, public=given[c]) for c, m in cohort.items()}
-                failed = _train_cohort(run, directory, cohort, runtime, watcher, config)
+                failed = _train_cohort(run, directory, plan, cohort, runtime, watcher, config)
                 with run.timed("aggregation"):
                     finish_round(directory, config, base=runtime.base.fingerprint, failed=failed)
             for client, reason in read_json(directory.metrics)["failed"].items():
@@ -77,6 +79,7 @@ def run_rounds(
 def _train_cohort(
     run: RunDirectory,
     directory: RoundDirectory,
+    plan: RoundPlan,
     cohort: Mapping[str, Member],
     runtime: Runtime,
     watcher: Watcher,
@@ -91,13 +94,13 @@ def _train_cohort(
                 continue
             watcher.say(f"  round {directory.number}: training {client} again: {damage}")
         try:
-            result = runtime.train(directory, member, config)
+            update = runtime.train(directory, plan, member, config)
         except OSError:  # the disk is full or gone: nobody's fault, and nothing else will work
             raise
         except Exception as error:  # one client must not take the federation down
             failed[client] = _reason(error, run.shard(client))
         else:
-            run.spent("training", result.seconds)
+            run.spent("training", update.seconds)
     return failed
 
 

@@ -14,18 +14,20 @@ from typing import Any
 
 import torch
 
+from fedllm.adapters.memory import read_memories, write_memories
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.atomic import atomic_json
 from fedllm.config import RunConfig
 from fedllm.data.shards import read_pool, read_shard
-from fedllm.engines.files import check_sent, send_update, trained_in
+from fedllm.engines.plan import RoundPlan, check_sent, start_of
+from fedllm.engines.updates import send_update
 from fedllm.errors import ConfigError, EngineError
 from fedllm.method import Method
 from fedllm.runs import FederationDirectory, RoundDirectory, RunDirectory, read_json
 from fedllm.seeds import derive_seed
-from fedllm.server.rounds import UpdateCard
+from fedllm.server.state import Memories, Update
 from fedllm.training.data import TokenizedShard, tokenize_shard
-from fedllm.training.local import LocalResult, start, train_client
+from fedllm.training.local import start
 from fedllm.training.model import (
     DTYPES,
     BaseModel,
@@ -35,6 +37,7 @@ from fedllm.training.model import (
     install,
     load_base,
 )
+from fedllm.training.round import ClientShard, Sent, TrainingPlan, train_round
 from fedllm.types import Example
 
 
@@ -76,6 +79,7 @@ def member_of(run: RunDirectory, client: str, number: int) -> Member:
 class Runtime:
     """Base model, adapter slot and tokenised shards of one process."""
 
+    run: RunDirectory
     config: RunConfig
     base: BaseModel
     model: Any
@@ -96,7 +100,7 @@ class Runtime:
         base = load_base(config.model, device=str(accelerator.device))
         _remember_base(run, base)
         seed = derive_seed(config.own.federation.seed, "initial adapter")
-        return cls(config, base, attach_lora(base, config.lora, seed=seed), accelerator)
+        return cls(run, config, base, attach_lora(base, config.lora, seed=seed), accelerator)
 
     def initial(self, seed: int) -> AdapterState:
         """The adapter everybody starts from in a federation of ``seed``."""
@@ -145,65 +149,76 @@ class Runtime:
         return shard
 
     def train(
-        self,
-        directory: RoundDirectory,
-        member: Member,
-        config: RunConfig,
-    ) -> LocalResult:
-        """Trains ``member`` for one round from what was sent and writes its update.
+        self, directory: RoundDirectory, plan: RoundPlan, member: Member, config: RunConfig
+    ) -> Update:
+        """Trains ``member`` for one round from what was sent, and writes its update.
+
+        What its hooks remember is written first: an update that is there is the end of the round.
 
         Args:
             directory: An open round.
+            plan: Its plan.
             member: The client.
             config: The recipe that the federation follows.
         """
-        check_sent(directory)
-        install(self.model, load_adapter(directory.sent))
-        keep = config.retrieval.when == "once"  # else the next round brings other items
-        shard = self.tokenised(member.name, [*member.private, *member.public], keep=keep)
-        result = train_client(
+        check_sent(directory, plan, member.name)
+        update = train_round(
             self.model,
-            shard.examples,
-            training=config.training,
-            lr=read_json(directory.plan)["lr"],
-            seed=derive_seed(
-                config.federation.seed,
-                "training",
-                round=directory.number,
-                client=member.name,
+            self._shard(member, config),
+            Sent(
+                load_adapter(start_of(directory, plan, member.name)),
+                read_memories(directory.down(member.name), "the server"),
             ),
-            client=member.name,
-            pad_id=self.base.tokenizer.pad_token_id,
+            self._plan(plan, member, config),
+            self._remembered(directory, member.name, config.method),
             accelerator=self.accelerator,
-            factors=trained_in(directory),
-            dtype=DTYPES[self.config.lora.dtype],
         )
         if self.accelerator.is_main_process:
-            card = UpdateCard(
-                client=member.name,
-                round=directory.number,
-                base=self.base.fingerprint,
-                examples=len(member.private),
-                public_examples=len(member.public),
-                tokens=result.tokens,
-                steps=result.steps,
-                loss_first=result.loss_first,
-                loss_last=result.loss_last,
-                domains=_domains(member, config.method),
-            )
-            send_update(directory, result.state, card)
+            if any(update.memory.values()):
+                write_memories(self.run.client_memory(directory, member.name), update.memory)
+            send_update(directory, update)
         self.accelerator.wait_for_everyone()
-        return result
+        return update
+
+    def _shard(self, member: Member, config: RunConfig) -> ClientShard:
+        keep = config.retrieval.when == "once"  # else the next round brings other items
+        shard = self.tokenised(member.name, [*member.private, *member.public], keep=keep)
+        told = "counts_domains" in config.method.weights.traits
+        return ClientShard(
+            tokens=shard.examples,
+            pad_id=self.base.tokenizer.pad_token_id,
+            private=len(member.private),
+            public=len(member.public),
+            domains=domain_counts(member.private) if told else None,
+        )
+
+    def _plan(self, plan: RoundPlan, member: Member, config: RunConfig) -> TrainingPlan:
+        seed, name = config.federation.seed, member.name
+        return TrainingPlan(
+            client=name,
+            round=plan.round,
+            base=self.base.fingerprint,
+            training=config.training,
+            lr=plan.lr,
+            seed=derive_seed(seed, "training", round=plan.round, client=name),
+            factors=plan.trained,
+            dtype=DTYPES[self.config.lora.dtype],
+            hooks=config.method.local,
+            codecs=config.method.codec,
+        )
+
+    def _remembered(self, directory: RoundDirectory, client: str, method: Method) -> Memories:
+        """What hooks and codecs remember at a client: of the last round before that it trained."""
+        if not (method.local or method.codec):
+            return {}
+        this = self.run.client_memory(directory, client)
+        before = [path for path in this.parent.glob("[0-9]*") if path.name < this.name]
+        return read_memories(max(before), f"client {client}") if before else {}
 
     def with_adapter(self, path: Path) -> Any:
         """The model with the adapter of directory ``path`` installed."""
         install(self.model, load_adapter(path))
         return self.model
-
-
-def _domains(member: Member, method: Method) -> dict[str, int] | None:
-    """The client's private examples by domain, given away where the weights ask for them."""
-    return domain_counts(member.private) if "counts_domains" in method.weights.traits else None
 
 
 def _equal(one: AdapterState, other: AdapterState) -> bool:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fedllm.config import AuditConfig
 from fedllm.engines.runtime import Runtime
 from fedllm.errors import DataError
-from fedllm.eval.audit.assemble import of_run, targets_of_run
+from fedllm.eval.audit.assemble import groups_of_run, of_group, of_run, targets_of_run
 from fedllm.eval.audit.population import Population
 from fedllm.eval.audit.report import REPORT
 from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
@@ -27,7 +28,7 @@ from fedllm.eval.audit.verify import sound_report
 from fedllm.eval.audit.words import findings, headline
 from fedllm.eval.rounds import utility_by_round
 from fedllm.progress import Watcher
-from fedllm.runs import RunDirectory
+from fedllm.runs import ONE, RunDirectory
 from fedllm.training.model import detach
 
 
@@ -69,35 +70,74 @@ def audit_run(
     Returns:
         What the run's own report says of it (`_brief`).
     """
+    groups, carried = groups_of_run(run), True
+    briefs: dict[str, dict[str, Any]] = {}
+    for group, clients in groups.items():
+        out = run.audit if group == ONE else run.audit / group
+        if not audited(run, out, limits):
+            if carried:
+                detach(runtime.model)
+                carried = False
+            asked = population if group == ONE else of_group(population, clients)
+            _audit_group(run, audit, asked, limits, runtime, watcher, out, group, command)
+        briefs[group] = _brief(sound_report(out))
+    return briefs[ONE] if ONE in briefs else _together(briefs)
+
+
+def _audit_group(
+    run: RunDirectory,
+    audit: AuditConfig,
+    population: Population,
+    limits: Limits,
+    runtime: Runtime,
+    watcher: Watcher,
+    out: Path,
+    group: str,
+    command: str,
+) -> None:
+    """Audits the adapters of the clients that share one."""
     config, training = run.config, run.config.training
-    if not audited(run, limits):
-        detach(runtime.model)
-        targets = targets_of_run(run, audit.every)
-        settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
-        run_audit(
-            Request(
-                population=population,
-                targets=targets,
-                subject=Subject(
-                    runtime.base, config.data.template, training.max_length, training.overlong
-                ),
-                settings=settings,
-                limits=limits,
-                seed=config.federation.seed,
-                out=run.audit,
-                command=command,
-                claim=claim_of(audit.claimed_epsilon, audit.claimed_delta),
-                template=config.data.template,
-                only=audit.probes,
-                cache=run.audit_cache,
-                utility=utility_by_round(run.federation),
+    targets = targets_of_run(run, audit.every, group)
+    settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
+    run_audit(
+        Request(
+            population=population,
+            targets=targets,
+            subject=Subject(
+                runtime.base, config.data.template, training.max_length, training.overlong
             ),
-            watcher,
-        )
-    return _brief(sound_report(run.audit))
+            settings=settings,
+            limits=limits,
+            seed=config.federation.seed,
+            out=out,
+            command=command,
+            claim=claim_of(audit.claimed_epsilon, audit.claimed_delta),
+            template=config.data.template,
+            only=audit.probes,
+            cache=run.audit_cache,
+            utility=utility_by_round(run.federation),
+        ),
+        watcher,
+    )
 
 
-def audited(run: RunDirectory, limits: Limits) -> bool:
+def _together(briefs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The audits of several groups as one: the worst verdict, every finding with its group."""
+    order = ("FAIL", "INVALID", "INCONCLUSIVE", "PASS")
+    worst = min(briefs, key=lambda group: order.index(briefs[group]["verdict"]))
+    named = {
+        part: [
+            {**one, "title": f"Group {group}: {one['title']}"}
+            for group, brief in briefs.items()
+            for one in brief[part]
+        ]
+        for part in ("findings", "controls")
+    }
+    counts = {name: sum(b["data"][name] for b in briefs.values()) for name in briefs[worst]["data"]}
+    return {**briefs[worst], **named, "data": counts}
+
+
+def audited(run: RunDirectory, out: Path, limits: Limits) -> bool:
     """Whether the report is there, of the run's last round and held against these limits.
 
     The file that ``audit.gates`` names may have been edited since.
@@ -105,13 +145,13 @@ def audited(run: RunDirectory, limits: Limits) -> bool:
     Raises:
         DataError: The report was altered.
     """
-    if not (run.audit / REPORT).exists():
+    if not (out / REPORT).exists():
         return False
     try:
-        report = sound_report(run.audit)
+        report = sound_report(out)
     except UntrustedError as error:
         raise DataError(
-            f"{error.line.removesuffix('; audit again')}; delete {run.audit / REPORT} and give the "
+            f"{error.line.removesuffix('; audit again')}; delete {out / REPORT} and give the "
             "same command, which audits again"
         ) from None
     rounds = {adapter["round"] for adapter in report["model"]["adapters"]}

@@ -17,7 +17,7 @@ from fedllm.engines.runtime import Runtime
 from fedllm.eval.inference import merged_copy
 from fedllm.eval.rounds import Scores, average, by_domain, read_reports
 from fedllm.eval.scoring import SampleRecord, evaluate_shard
-from fedllm.runs import RoundDirectory, RunDirectory
+from fedllm.runs import ONE, RoundDirectory, RunDirectory
 from fedllm.seeds import derive_seed
 from fedllm.types import Example
 
@@ -50,17 +50,27 @@ class Evaluator:
         return _describe(average(by_domain(read_reports(directory).values())))
 
     def _evaluate(self, label: str, directory: RoundDirectory) -> None:
-        model = merged_copy(self._runtime.with_adapter(directory.aggregate))
         reports: dict[str, Any] = {}
-        for client, domains in self._held_out.items():
+        groups = directory.groups
+        for group, adapter in directory.adapters.items():
+            clients = [name for name in self._held_out if groups.get(name, ONE) == group]
+            model = merged_copy(self._runtime.with_adapter(adapter))
+            reports |= self._of_group(model, clients, f"{label}-{directory.number:04d}.jsonl")
+        atomic_json(directory.evaluation, {client: reports[client] for client in self._held_out})
+
+    def _of_group(self, model: Any, clients: Sequence[str], file: str) -> dict[str, Any]:
+        """What clients that share an adapter report of it."""
+        reports: dict[str, Any] = {}
+        for client in clients:
+            domains = self._held_out[client]
             records: list[SampleRecord] = []
             reports[client] = {}
             for domain, examples in domains.items():
                 scores = self._score(model, client, domain, examples)
                 records += scores.records
                 reports[client][domain] = scores.aggregate()
-            self._keep(client, f"{label}-{directory.number:04d}.jsonl", records)
-        atomic_json(directory.evaluation, reports)
+            self._keep(client, file, records)
+        return reports
 
     def _score(self, model: Any, client: str, domain: str, examples: Sequence[Example]) -> Any:
         config = self.run.config

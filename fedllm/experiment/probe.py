@@ -26,10 +26,10 @@ def run_probe(
     config, path = run.config, run.root / "probe.json"
     last = config.federation.rounds
     if not path.exists() or read_json(path).get("round") != last:
-        model = runtime.with_adapter(run.federation.round(last).aggregate)
         clients: dict[str, Any] = {}
         with watcher.task("Extraction probe", len(shards)) as tick:
             for client, shard in shards.items():
+                model = runtime.with_adapter(run.federation.round(last).adapter_of(client))
                 seed = derive_seed(config.federation.seed, "probe", client=client)
                 size = config.eval.probe_samples
                 unseen = read_shard(run.unseen_file(client)).test

@@ -217,7 +217,7 @@ def _traffic(run: RunDirectory, coverage: Mapping[str, Any]) -> dict[str, Any]:
             },
             "down": {
                 "adapter": sum(r["bytes_down"].get(client, 0) for r in records)
-                + (directory_bytes(rounds[-1].aggregate) if rounds else 0),
+                + (directory_bytes(rounds[-1].adapter_of(client)) if rounds else 0),
                 "public": sum(path.stat().st_size for path in public if path.exists()),
             },
         }

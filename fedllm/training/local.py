@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +28,14 @@ from fedllm.errors import ConfigError, EngineError
 from fedllm.seeds import derive_seed
 from fedllm.training.builds import share_builds
 from fedllm.training.data import IGNORED, Batch, TokenizedExample, batch_plan, collate
+from fedllm.training.hooks.hook import Hook
 from fedllm.training.launch import check_launch, check_started
 from fedllm.training.model import adapter_parameters, adapter_state
 
 NO_ADVANCE: Callable[[int], None] = lambda step: None  # noqa: E731
+Begin = Callable[[Mapping[str, nn.Parameter]], Sequence[Hook]]
+"""From what is trained, under peft's keys, to the hooks, which have begun."""
+NO_HOOKS: Begin = lambda parameters: ()  # noqa: E731
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ def train_client(
     factors: str = "AB",
     dtype: torch.dtype = torch.float32,
     advance: Callable[[int], None] = NO_ADVANCE,
+    begin: Begin = NO_HOOKS,
 ) -> LocalResult:
     """Trains the adapter the model carries and returns it.
 
@@ -126,8 +131,10 @@ def train_client(
         factors: Which of ``A`` and ``B`` are trained; the other stays what was sent.
         dtype: Type of the returned adapter (``lora.dtype``).
         advance: Called with the number of finished steps.
+        begin: Called with the trained parameters before the first step; returns the hooks.
 
     Raises:
+        ConfigError: There are hooks, and the processes share out parameters or gradients.
         EngineError: The loss or the gradient became NaN or infinite.
     """
     lengths = [len(example.ids) for example in examples]
@@ -136,8 +143,10 @@ def train_client(
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     with _only(model, factors) as trained:
+        hooks = begin(trained)
+        _check_hooks(hooks, accelerator)
         optimizer = torch.optim.AdamW(
-            trained, lr=lr, weight_decay=training.weight_decay, fused=_fused(accelerator)
+            trained.values(), lr=lr, weight_decay=training.weight_decay, fused=_fused(accelerator)
         )
         prepared: Any = model
         if accelerator.distributed_type != DistributedType.NO:
@@ -153,7 +162,7 @@ def train_client(
                 ]
                 began = time.perf_counter()
                 loss, norm = _step(
-                    prepared, model, batches, total, optimizer, training, accelerator
+                    prepared, model, batches, total, optimizer, training, accelerator, hooks, number
                 )
                 seconds += time.perf_counter() - began
                 losses.append(loss)
@@ -184,6 +193,8 @@ def _step(
     optimizer: Any,
     training: TrainingConfig,
     accelerator: Accelerator,
+    hooks: Sequence[Hook],
+    number: int,
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step over this process's micro-batches.
 
@@ -201,9 +212,14 @@ def _step(
         with accelerator.accumulate(prepared):
             with precision:
                 summed = response_loss(prepared, model, batch)
-            accelerator.backward(summed * scale)
+                minimised = summed * scale
+                for hook in hooks:
+                    minimised = hook.loss(minimised, batch)
+            accelerator.backward(minimised)
             loss += summed.detach() / total
             if accelerator.sync_gradients:  # the last micro-batch
+                for hook in hooks:
+                    hook.grad(number)
                 norm = accelerator.clip_grad_norm_(prepared.parameters(), training.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -272,7 +288,7 @@ def _bfloat16(training: TrainingConfig, accelerator: Accelerator) -> bool:
 
 
 @contextmanager
-def _only(model: Any, factors: str) -> Iterator[list[nn.Parameter]]:
+def _only(model: Any, factors: str) -> Iterator[dict[str, nn.Parameter]]:
     """Leaves gradients to the adapter's ``A`` or ``B`` alone (or both); yields what is trained."""
     parameters = adapter_parameters(model)
     try:
@@ -280,7 +296,7 @@ def _only(model: Any, factors: str) -> Iterator[list[nn.Parameter]]:
             parameter.requires_grad_(
                 name.split(".lora_")[1].removeprefix("embedding_")[0] in factors
             )
-        yield [p for p in parameters.values() if p.requires_grad]
+        yield {name: p for name, p in parameters.items() if p.requires_grad}
     finally:
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -309,6 +325,16 @@ def _seeded(seed: int, accelerator: Accelerator) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(seed, "dropout", client=str(accelerator.process_index)))
         yield
+
+
+def _check_hooks(hooks: Sequence[Hook], accelerator: Accelerator) -> None:
+    sharded = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    if hooks and accelerator.distributed_type in sharded:
+        raise ConfigError(
+            f"method.local changes losses and gradients of whole parameters, which "
+            f"{accelerator.distributed_type.value} shares out over processes; train with "
+            "recipes/accelerate/gpu.yaml or multi_gpu.yaml, or leave method.local out"
+        )
 
 
 def _check_finite(losses: list[float], norms: list[float], client: str, lr: float) -> None:

@@ -18,14 +18,9 @@ from fedllm.experiment import run_experiment
 from fedllm.method import Method
 from fedllm.progress import Watcher
 from fedllm.recipe import parse_recipe
-from fedllm.runs import open_run, read_json
-from fedllm.server.rounds import (
-    UpdateCard,
-    check_cohort,
-    check_update,
-    check_weighting,
-    close_round,
-)
+from fedllm.runs import ONE, open_run, read_json
+from fedllm.server.rounds import check_cohort, check_update, check_weighting, close_round
+from fedllm.server.state import ServerState, Update, UpdateCard
 from fedllm.traits import refusal_in_rounds
 
 PLAIN = {"retrieval": {"method": "none"}, "compare": {}}
@@ -202,9 +197,17 @@ def test_an_update_that_moved_a_frozen_factor_is_refused():
     moved = AdapterState(
         {m: type(f)(f.A * 1.01, f.B, f.scaling) for m, f in sent.lora.items()}, {}, sent.config
     )
-    check_update(moved, card("c"), sent=sent, base="b", trained="A")
+    update = Update(moved, card("c"))
+    check_update(update, sent=sent, base="b", method=Method(), trained="A")
     with pytest.raises(AdapterError, match="lora_A of layers.* is not what was sent"):
-        check_update(moved, card("c"), sent=sent, base="b", trained="B")
+        check_update(update, sent=sent, base="b", method=Method(), trained="B")
+
+
+def test_extras_that_no_hook_sends_are_refused():
+    sent = adapter(1)
+    update = Update(sent, card("c"), {"local.other": {"x": torch.zeros(2)}})
+    with pytest.raises(AdapterError, match="sends extras of local.other, which the method does"):
+        check_update(update, sent=sent, base="b", method=Method())
 
 
 @pytest.mark.parametrize(
@@ -228,12 +231,8 @@ def test_cards_of_wrong_values_are_refused(change):
 def test_a_client_without_a_step_is_left_out_by_norm():
     sent = adapter(50)
     states = {**clients(2), "still": AdapterState(sent.lora, {}, sent.config)}
-    closed = close_round(
-        {name: (state, card(name)) for name, state in states.items()},
-        {},
-        method=Method(rule="fedit", weights="norm"),
-        min_clients=1,
-        sent=sent,
-        round=1,
-    )
-    assert set(closed.weights) == {"client0", "client1"}
+    updates = {name: Update(state, card(name)) for name, state in states.items()}
+    method = Method(rule="fedit", weights="norm")
+    state, report = close_round(updates, ServerState(0, {ONE: sent}), method)
+    assert set(report.weights) == {"client0", "client1"}
+    assert state.round == 1 and set(state.adapters) == {ONE}

@@ -11,7 +11,7 @@ from runs import fingerprints, small_config, write_recipe
 
 from fedllm import atomic, cli
 from fedllm.config import RunConfig
-from fedllm.engines import files
+from fedllm.engines import updates
 from fedllm.engines.runtime import Runtime
 from fedllm.errors import DataError, EngineError
 from fedllm.experiment import run_experiment
@@ -37,8 +37,8 @@ def train_badly(monkeypatch, fault) -> None:
     """Lets ``fault(directory, member)`` act after the medical client has trained."""
     train = Runtime.train
 
-    def trained(self, directory, member, config):
-        result = train(self, directory, member, config)
+    def trained(self, directory, plan, member, config):
+        result = train(self, directory, plan, member, config)
         if member.name == "medical":
             fault(directory, member)
         return result
@@ -52,14 +52,14 @@ def raise_with_text(directory, member):
 
 def write_nan(directory, member):
     path = directory.update(member.name)
-    state, card = files.receive_update(path)
-    first = state.lora[state.modules[0]]
+    update = updates.receive_update(path)
+    first = update.state.lora[update.state.modules[0]]
     first.B[0, 0] = float("nan")
-    files.send_update(directory, state, card)
+    updates.send_update(directory, update)
 
 
 def claim_another_base(directory, member):
-    card = directory.update(member.name) / files.CARD
+    card = directory.update(member.name) / updates.CARD
     card.write_text(json.dumps({**json.loads(card.read_text()), "base": "f" * 64}))
 
 
@@ -70,9 +70,9 @@ def truncate(directory, member):
 
 def lose_a_module(directory, member):
     path = directory.update(member.name)
-    state, card = files.receive_update(path)
-    del state.lora[state.modules[-1]]
-    files.send_update(directory, state, card)
+    update = updates.receive_update(path)
+    del update.state.lora[update.state.modules[-1]]
+    updates.send_update(directory, update)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ import pytest
 from runs import arms, write_recipe
 
 from fedllm.data.shards import read_shard
-from fedllm.engines.files import CARD
+from fedllm.engines.updates import CARD
 from fedllm.retrieval.centers import Centers
 from fedllm.retrieval.encoders import EmbeddingCache, HashingEncoder, embed
 from fedllm.runs import open_run
-from fedllm.server.rounds import UpdateCard
+from fedllm.server.state import UpdateCard
 
 CLIENTS = ("bakery", "clinic")
 VARIANTS = {

@@ -13,6 +13,7 @@ from fedllm.catalogue import POINTS
 from fedllm.config import RetrievalConfig
 from fedllm.engines import local
 from fedllm.engines.files import close_and_advance, cohort_of
+from fedllm.engines.plan import read_plan
 from fedllm.engines.runtime import Runtime, member_of
 from fedllm.errors import ConfigError, EngineError, RetrievalError
 from fedllm.experiment import embedding, hand_out, prepare_run, run_experiment
@@ -117,7 +118,7 @@ def test_rounds_driven_by_hand_get_the_items_of_their_round(folder):
             runtime = Runtime.load(directory)
             member = member_of(directory, client, number)
             assert [item.id for item in member.public] == given(folder / "hand", number)[client]
-            runtime.train(this, member, directory.config.own)
+            runtime.train(this, read_plan(this), member, directory.config.own)
         close_and_advance(directory)
         hand_out(directory, QUIET)
     run(config(folder, "not-by-hand", retrieval=EACH))

@@ -1,0 +1,7 @@
+"""The server steps: their settings, papers and traits. Imports neither torch nor a step."""
+
+from __future__ import annotations
+
+from fedllm.catalogue import Entry
+
+ENTRIES: dict[str, Entry] = {}
