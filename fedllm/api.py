@@ -69,21 +69,34 @@ class Run:
 
     @property
     def adapter(self) -> Path:
-        """PEFT directory of the last global adapter of the recipe's own system."""
+        """PEFT directory of the last global adapter of the recipe's own system.
+
+        Raises:
+            ConfigError: Its clients are grouped, and every group has one (``adapters``).
+        """
+        from fedllm.errors import ConfigError
+
+        if "full" not in self.adapters:
+            groups = ", ".join(name for name in self.adapters if name.startswith("full/"))
+            raise ConfigError(f"the clients are grouped; take one of adapters: {groups}")
         return self.adapters["full"]
 
     @property
     def adapters(self) -> dict[str, Path]:
-        """PEFT directory of the last global adapter by arm, for arms that have one."""
+        """PEFT directory of the last global adapter by arm, for arms that have one.
+
+        Where clients are grouped, one for every ``arm/group``.
+        """
         from fedllm.experiment.arms import arm_directory, plan_arms
-        from fedllm.runs import open_run
+        from fedllm.runs import ONE, open_run
 
         run = open_run(self.directory)
         last = run.config.federation.rounds
         found = {
-            arm.name: arm_directory(run, arm).round(last).aggregate
+            arm.name if group == ONE else f"{arm.name}/{group}": path
             for arm in plan_arms(run.config)
             if arm.kind in ("federated", "centralised")
+            for group, path in arm_directory(run, arm).round(last).adapters.items()
         }
         return {name: path for name, path in found.items() if path.is_dir()}
 
