@@ -302,5 +302,5 @@ def test_the_audit_changes_the_exit_code_only_when_asked(finished):
 def test_an_audit_is_made_again_when_its_file_of_limits_was_edited(finished):
     run = open_run(finished[0] / "run")
     limits = audit.check_audit(run.config.audit)
-    assert audit.audited(run, limits)
-    assert not audit.audited(run, {**limits, "membership.auc": 0.01})
+    assert audit.audited(run, run.audit, limits)
+    assert not audit.audited(run, run.audit, {**limits, "membership.auc": 0.01})
