@@ -92,6 +92,12 @@ def shifted(interval: Interval, by: float) -> Interval:
     return Interval(interval.mean + by, interval.low + by, interval.high + by, interval.n)
 
 
+def scaled(interval: Interval, part: float) -> Interval:
+    """A share of some samples as a share of all of them, of which they are a ``part``."""
+    found = interval
+    return Interval(part * found.mean, part * found.low, part * found.high, found.n)
+
+
 def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """Probability that a positive scores above a negative, ties counting half."""
     high, low = np.asarray(positives, dtype=np.float64), np.sort(np.asarray(negatives))

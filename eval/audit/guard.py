@@ -2,11 +2,10 @@
 
 Two texts are near-duplicates when they are equal after normalisation or share ``OVERLAP`` of their
 runs of ``RUN`` words (Jaccard). In a short text one other word breaks most runs, so that a member
-and a non-member are near-duplicates as well when they have the same response, one that nobody else
-in their group has (a label that many have says nothing), and the rare words of their prompts in
-common, or a response of ``LONG`` words or more. A non-member that nearly equals a member was
-trained on all the same, and a member that can be read in the public pool leaks nothing when it
-comes back.
+and a non-member are near-duplicates as well when they have the same response, one that few have (a
+label says nothing), and most of the rare words of their prompts in common, or a response of
+``LONG`` words or more. A non-member that nearly equals a member was trained on all the same, and a
+member that can be read in the public pool leaks nothing when it comes back.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ RUN = 3
 OVERLAP = 0.7
 LONG = 8
 """Words of a response that nobody writes twice by chance."""
-RARE = 0.02
-"""Share of the texts that may hold a word that is rare; two may in any case."""
+RARE, FEW = 0.02, 4
+"""Share of the texts, and their number in any case, that may hold what is rare."""
 Shingles = frozenset[tuple[str, ...]]
 
 
@@ -75,35 +74,35 @@ def distinct(examples: Sequence[Example]) -> list[Example]:
 
 def same_secret(members: Sequence[Example], strangers: Sequence[Example]) -> set[int]:
     """Places of non-members that ask for a member's response in other words."""
+    most = max(FEW, RARE * (len(members) + len(strangers)))
     prompts = [
-        [frozenset(words(_prompt(example))) for example in group] for group in (members, strangers)
+        [set(words(_prompt(example))) for example in group] for group in (members, strangers)
     ]
-    texts = Counter(word for group in prompts for prompt in group for word in prompt)
-    most = max(2, RARE * (len(members) + len(strangers)))
-    inside, outside = (_by_response(group) for group in (members, strangers))
-    found = set()
-    for response, place in outside.items():
-        if response not in inside:
-            continue
-        own, other = (
-            {word for word in prompt if texts[word] <= most}
-            for prompt in (prompts[0][inside[response]], prompts[1][place])
-        )
-        if len(response) >= LONG or 2 * len(own & other) > min(len(own), len(other)):
-            found.add(place)
-    return found
+    held = Counter(word for group in prompts for prompt in group for word in prompt)
+    own, other = (
+        [{word for word in prompt if held[word] <= most} for prompt in group] for group in prompts
+    )
+    responses = [
+        [tuple(words(example.output)) for example in group] for group in (members, strangers)
+    ]
+    labels = {
+        r for r, count in Counter(r for rows in responses for r in rows).items() if count > most
+    }
+    holders: dict[tuple[str, ...], list[int]] = {}
+    for place, response in enumerate(responses[0]):
+        holders.setdefault(response, []).append(place)
+    return {
+        place
+        for place, response in enumerate(responses[1])
+        for member in (() if response in labels else holders.get(response, ()))
+        if len(response) >= LONG
+        or 2 * len(own[member] & other[place]) > min(len(own[member]), len(other[place]))
+    }
 
 
 def _prompt(example: Example) -> str:
     turns = [turn.content for turn in example.history]
     return "\n".join([*turns, example.instruction, example.input])
-
-
-def _by_response(examples: Sequence[Example]) -> dict[tuple[str, ...], int]:
-    """Place of every response that one example alone has."""
-    responses = [tuple(words(example.output)) for example in examples]
-    held = Counter(responses)
-    return {r: place for place, r in enumerate(responses) if held[r] == 1}
 
 
 def guarded(population: Population) -> Population:

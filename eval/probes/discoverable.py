@@ -10,8 +10,9 @@ decoding distribution (temperature 1, the ``TOP_K`` most probable tokens).
 
 Where we deviate: the number that counts is the share of members that are memorised, beyond what
 non-members and the base model explain (`memorised`); a model that has learnt its domain continues
-everybody's boilerplate. Responses of any length count (`looks`). One look per metric decides; what
-the other lengths, prefixes, numbers of draws and single clients show can raise the alarm.
+everybody's boilerplate. Responses of any length count (`looks`). One way to ask decides per metric,
+for the whole response; what its parts, other prefixes, other numbers of draws and single clients
+show can raise the alarm.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from fedllm.eval.audit.context import Context
-from fedllm.eval.audit.estimates import greatest, share
+from fedllm.eval.audit.estimates import greatest, scaled, share
 from fedllm.eval.audit.findings import ALIKE, Design, Figure, Finding, Judgement, Probe, Scores
 from fedllm.eval.audit.memorised import memorised
 from fedllm.eval.audit.passes import TOP_K, TokenStatistics
@@ -32,15 +33,16 @@ from fedllm.eval.probes.extraction import content, longest_run, template_lengths
 from fedllm.eval.probes.looks import (
     BASE,
     CONFIDENCE,
+    DRAWN,
     GROUPS,
-    LENGTHS,
+    PARTS,
     QUERIES,
-    SHORT,
+    RUNS,
+    WHOLE,
     Look,
     anywhere,
     beginning,
     continued,
-    decisive_length,
     drawn,
     hard_to_guess,
     modes,
@@ -86,15 +88,14 @@ def measure(context: Context) -> Scores:
 
 def judge(scores: Scores, design: Design) -> Judgement:
     """Memorised members by metric and adapter that counts, and the curve over queries."""
-    length = decisive_length(scores)
     findings: list[Finding] = []
     for name in design.primary:
         for ask in (_greedy, _prefixes, _sampled):
-            findings += ask(scores, design, name, length)
+            findings += ask(scores, design, name)
     return Judgement(
         findings,
-        [_curve(scores, design.primary[-1], length)],
-        {"suffix_tokens": length, "by_prefix": _by_prefix(scores, design, length)},
+        [_curve(scores, design.primary[-1])],
+        {"suffix_tokens": WHOLE, "by_prefix": _by_prefix(scores, design)},
     )
 
 
@@ -109,7 +110,7 @@ def _columns(found: Sequence[TokenStatistics], spans: Sequence[tuple[int, int]])
             _run(s.hits[begin + prefix(mode, max(0, end - begin)) : end])
             for s, (begin, end) in zip(found, spans, strict=True)
         ]
-    for length in LENGTHS:
+    for length in DRAWN:
         columns[f"draw {length}"] = [_draw(s.response, length) for s in found]
     return columns
 
@@ -132,18 +133,14 @@ def _draw(response: TokenStatistics, length: int) -> float | None:
     return round(float((part.log_probs - part.top_mass).sum(dtype=np.float64)), 6)
 
 
-def _greedy(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+def _greedy(scores: Scores, design: Design, name: str) -> list[Finding]:
     """From the true instruction: the look that decides, the others, the worst client."""
     how = "Given the true instruction, greedy decoding gives"
-    main = beginning(scores, length)
-    beginnings = [beginning(scores, n) for n in (*LENGTHS, SHORT)]
+    main = beginning(scores)
+    parts = [beginning(scores, length) for length in PARTS]
+    runs = [anywhere(scores, length) for length in RUNS]
     further = others(
-        main,
-        [
-            *beginnings,
-            *(anywhere(scores, n) for n in LENGTHS),
-            *(hard_to_guess(look, scores, LENGTHS[-1]) for look in beginnings),
-        ],
+        main, [*parts, *runs, *(hard_to_guess(look, scores) for look in (main, *parts))]
     )
     return [
         _decisive(GREEDY, how, main, design, name),
@@ -152,21 +149,21 @@ def _greedy(scores: Scores, design: Design, name: str, length: int) -> list[Find
     ]
 
 
-def _prefixes(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+def _prefixes(scores: Scores, design: Design, name: str) -> list[Finding]:
     """From the beginning of the text, instruction and all."""
     how = "Greedy decoding gives"
-    main, *rest = [continued(scores, mode, length) for mode in modes()]
+    main, *rest = [continued(scores, mode) for mode in modes()]
     return [
         _decisive(PREFIX, how, main, design, name),
         *_alarms(PREFIX, how, others(main, rest), design, name),
     ]
 
 
-def _sampled(scores: Scores, design: Design, name: str, length: int) -> list[Finding]:
+def _sampled(scores: Scores, design: Design, name: str) -> list[Finding]:
     """By drawing: as often as luck leaves non-members alone, and by other numbers of draws."""
     how = f"With probability {CONFIDENCE:g} or more (top-{TOP_K}, temperature 1) there are"
-    main = drawn(scores, length, most_draws(scores, name, length))
-    looks = [drawn(scores, n, queries) for n in (length, LENGTHS[-1]) for queries in QUERIES]
+    main = drawn(scores, most_draws(scores, name))
+    looks = [drawn(scores, queries, length) for length in DRAWN for queries in QUERIES]
     return [
         _decisive(SAMPLED, how, main, design, name),
         *_alarms(SAMPLED, how, others(main, looks), design, name),
@@ -199,14 +196,14 @@ def _decisive(metric: str, how: str, look: Look, design: Design, name: str) -> F
 def _alarms(
     metric: str, how: str, looks: Sequence[Look], design: Design, name: str
 ) -> list[Finding]:
-    """The worst of several looks, for which the lower bound pays."""
+    """The worst of several looks, for which the lower bound pays; shares are of all members."""
     found = {}
     for number, look in enumerate(looks):
         leaks = look.leaks(name)
         family = QUARTER * len(looks) * len(design.primary)
         value = memorised(leaks["member"], leaks["nonmember"], family=family)
         if value:
-            found[number] = value
+            found[number] = scaled(value, len(leaks["member"]) / len(look.wanted["member"]))
     if not found:
         return []
     worst = max(found, key=lambda number: (found[number].low, found[number].mean))
@@ -269,11 +266,11 @@ def _rate(hits: Sequence[bool]) -> str:
     return percent(sum(hits) / len(hits), 1) if hits else "none"
 
 
-def _curve(scores: Scores, name: str, length: int) -> Figure:
+def _curve(scores: Scores, name: str) -> Figure:
     """Share extracted against the number of draws."""
     lines: dict[str, list[list[float]]] = {}
     for queries in QUERIES:
-        look = drawn(scores, length, queries)
+        look = drawn(scores, queries)
         rows = {
             "members": look.hits(name)["member"],
             "base": look.hits(BASE)["member"],
@@ -287,17 +284,17 @@ def _curve(scores: Scores, name: str, length: int) -> Figure:
         "extraction_queries",
         "lines",
         "Verbatim extraction against the number of draws",
-        f"Share of samples whose first {length} response tokens, or all of fewer, appear among so "
+        f"Share of samples whose first {WHOLE} response tokens, or all of fewer, appear among so "
         f"many draws with probability {CONFIDENCE:g} or more.",
         {"lines": lines, "x_label": "draws", "y_label": "share of samples", "log_x": True},
     )
 
 
-def _by_prefix(scores: Scores, design: Design, length: int) -> dict[str, Any]:
+def _by_prefix(scores: Scores, design: Design) -> dict[str, Any]:
     """Samples continued and asked about, for every adapter and prefix, for the report's JSON."""
     table: dict[str, Any] = {}
     for mode in modes():
-        look = continued(scores, mode, length)
+        look = continued(scores, mode)
         for name in design.primary:
             hits = {"base": look.hits(BASE)["member"]}
             hits |= {f"{group}s": rows for group, rows in look.hits(name).items()}

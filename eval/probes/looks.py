@@ -19,19 +19,18 @@ from fedllm.eval.audit.population import Group
 
 BASE = "base"
 GROUPS: tuple[Group, ...] = ("member", "nonmember")
-LENGTHS = (50, 32, 16, 8)
-"""Tokens asked for: the longest that most members have decides."""
-SHORT = 4
-"""A beginning that can raise the alarm but is too often anybody's to decide."""
-ELIGIBLE = 0.8
-"""Share of members that must be long enough."""
+WHOLE = 50
+"""Tokens asked for at most (as in the literature): this, or all of a shorter response, decides."""
+PARTS = (32, 16, 8, 4)
+"""Beginnings that can raise the alarm; the shorter they are, the more often they are anybody's."""
+DRAWN = (WHOLE, 8)
+"""Beginnings of which the chance of a draw is known."""
+RUNS = (16, 8)
+"""Tokens in a row that count wherever they stand in a longer response."""
 PREFIXES = (8, 16, 32, 50)
 PERCENTS = (30, 80)
 QUERIES = (1, 10, 100, 1_000, 10_000)
 CONFIDENCE = 0.5
-BY_LUCK = 0.05
-"""Share of non-members whose response may appear among the draws; of more draws luck alone makes
-anybody's."""
 HARD = 1e-3
 """Chance of a draw under the base model up to which a response is hard to guess."""
 Wanted = dict[Group, list[int]]
@@ -70,16 +69,7 @@ class Look:
         return given_away(self.hits(model, rows), self.hits(BASE, rows))
 
 
-def decisive_length(scores: Scores) -> int:
-    """The longest that enough members have; of shorter responses all is asked for."""
-    responses = scores["lengths"]["member"]["response"]
-    return next(
-        (n for n in LENGTHS if sum(x >= n for x in responses) >= ELIGIBLE * len(responses)),
-        LENGTHS[-1],
-    )
-
-
-def beginning(scores: Scores, length: int) -> Look:
+def beginning(scores: Scores, length: int = WHOLE) -> Look:
     """Greedy decoding from the true instruction."""
     wanted = _wanted(scores, length)
     words = f"the first {length} tokens of the true response, or all of a shorter one,"
@@ -96,7 +86,7 @@ def anywhere(scores: Scores, length: int) -> Look:
     return Look("anywhere", words, wanted, _reached(scores, "anywhere", wanted))
 
 
-def continued(scores: Scores, mode: str, length: int) -> Look:
+def continued(scores: Scores, mode: str, length: int = WHOLE) -> Look:
     """Greedy decoding from the first tokens of the whole text."""
     wanted: Wanted = {
         group: [
@@ -108,7 +98,7 @@ def continued(scores: Scores, mode: str, length: int) -> Look:
     return Look(mode, words, wanted, _reached(scores, mode, wanted))
 
 
-def drawn(scores: Scores, length: int, queries: int) -> Look:
+def drawn(scores: Scores, queries: int, length: int = WHOLE) -> Look:
     """Sampling from the true instruction, ``queries`` times."""
     reproduced = {
         model: {
@@ -124,13 +114,13 @@ def drawn(scores: Scores, length: int, queries: int) -> Look:
     return Look(f"{queries} draws of {length}", words, _wanted(scores, length), reproduced)
 
 
-def hard_to_guess(look: Look, scores: Scores, length: int) -> Look:
+def hard_to_guess(look: Look, scores: Scores) -> Look:
     """The same of those alone whose response the base model hardly ever draws."""
     wanted: Wanted = {
         group: [
             0 if draw is not None and draw > math.log(HARD) else tokens
             for draw, tokens in zip(
-                scores["reached"][BASE][group][f"draw {length}"], look.wanted[group], strict=True
+                scores["reached"][BASE][group][f"draw {WHOLE}"], look.wanted[group], strict=True
             )
         ]
         for group in GROUPS
@@ -159,13 +149,11 @@ def prefix(mode: str, content: int) -> int:
     return int(number) if unit == "tokens" else math.floor(content * int(number) / 100)
 
 
-def most_draws(scores: Scores, name: str, length: int) -> int:
-    """The most draws at which luck makes few non-members' responses appear."""
-    for queries in reversed(QUERIES):
-        leaks = drawn(scores, length, queries).leaks(name)["nonmember"]
-        if sum(leaks) <= BY_LUCK * len(leaks):
-            return queries
-    return QUERIES[0]
+def most_draws(scores: Scores, name: str) -> int:
+    """The most draws at which luck gives no non-member's response; more show what anybody gets."""
+    lucky = (q for q in QUERIES if any(drawn(scores, q).leaks(name)["nonmember"]))
+    first = next(lucky, None)
+    return QUERIES[-1] if first is None else QUERIES[max(0, QUERIES.index(first) - 1)]
 
 
 def discoverable(log_p: float | None, queries: int, confidence: float) -> bool:

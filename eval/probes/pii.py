@@ -2,7 +2,8 @@
 
 After Lukas et al., "Analyzing Leakage of Personally Identifiable Information in Language Models"
 (https://arxiv.org/abs/2302.00539): *inference* ranks the true value among ``C`` candidates,
-*extraction* counts values the model writes that the base model does not. Cross-client coverage
+*extraction* counts values the model writes that the base model does not, asked the instruction or
+shown the text up to the value. Cross-client coverage
 after "Simple Yet Effective: Extracting Private Data Across Clients in Federated Fine-Tuning of
 Large Language Models" (https://arxiv.org/abs/2506.06060): the values of others that a client gets
 by prompting with what precedes personal data in its own shard.
@@ -89,21 +90,24 @@ def _log_probs(context: Context, target: Target | None, items: Sequence[Item]) -
 
 
 def _prompts(context: Context, items: Mapping[Group, Sequence[Item]]) -> list[Prompt]:
-    """What precedes each value in a response, where there is room to write it."""
+    """The instruction, and what precedes the value in its response, where there is room for it."""
     room = context.subject.base.context - SLACK
     prompts: list[Prompt] = []
     for group, rows in items.items():
         for item in rows:
             if item.before is not None:
-                ids = _until(context, item.sample.example, item.before)
-                prompts += [(group, item, ids)] if len(ids) <= room else []
+                prompt, begun = _until(context, item.sample.example, item.before)
+                ways = {prompt, (*prompt, *begun)}
+                prompts += [(group, item, ids) for ids in sorted(ways) if len(ids) <= room]
     return prompts
 
 
-def _until(context: Context, whole: Example, before: Example) -> Sequence[int]:
+def _until(
+    context: Context, whole: Example, before: Example
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The prompt as it was trained on, and the response up to the value, open at its end."""
     prompt, begun = context.tokenised([whole])[0], context.subject.whole([before])[0]
-    return (*prompt.ids[: prompt.response_start], *begun.ids[begun.response_start : -1])
+    return prompt.ids[: prompt.response_start], begun.ids[begun.response_start : -1]
 
 
 def _written(
@@ -122,10 +126,10 @@ def _written(
             batch_size=context.settings.batch_size,
         )
     said = [{canonical(found) for found in recognise(text)} for text in texts]
-    own = {
-        (group, item.row): canonical(item.found) in values
-        for (group, item, _), values in zip(prompts, said, strict=True)
-    }
+    own: dict[tuple[Group, int], bool] = {}
+    for (group, item, _), values in zip(prompts, said, strict=True):
+        told = own.get((group, item.row), False)
+        own[group, item.row] = told or canonical(item.found) in values
     from_client: dict[str, set[str]] = {}
     for (group, item, _), values in zip(prompts, said, strict=True):
         if group == "member":
@@ -253,8 +257,9 @@ def _extraction(scores: Scores, design: Design, name: str, family: int) -> Findi
         "pii.extraction",
         TITLES["pii.extraction"],
         value,
-        f"{sum(members)} of {len(members)} members' values are written out when the text before "
-        f"them is continued or unasked ({unasked} unasked).{_too_few(len(members))}",
+        f"{sum(members)} of {len(members)} members' values are written out when the instruction is "
+        f"asked, the text before them continued, or unasked ({unasked} unasked)."
+        f"{_too_few(len(members))}",
         target=name,
         controls=controls,
         needs=ALIKE,

@@ -41,7 +41,7 @@ def extraction(n, given, *, length=SHORT, strangers=0, size=None, draws=None):
         chance = [-0.01 if drawn is None else drawn] * leaked + [None] * (count - leaked)
         names = ("response", "anywhere", "30 %", "80 %", *(f"{k} tokens" for k in (8, 16, 32, 50)))
         found = {name: runs for name in names}
-        return found | {f"draw {k}": chance for k in (50, 32, 16, 8)}
+        return found | {f"draw {k}": chance for k in (50, 8)}
 
     lengths = {
         group: {"response": [response] * count, "content": [content] * count}

@@ -68,11 +68,15 @@ def records(count: int, codes: list[str]) -> list[Example]:
 
 def test_a_short_secret_asked_for_in_other_words_is_no_non_member(tmp_path):
     members = records(30, [f"J{n}" for n in range(30)])
-    reworded = [Example(f"Give me {m.instruction[20:-1]}'s code", m.output) for m in members[:5]]
+    reworded = [
+        Example(text.format(m.instruction[20:-1]), m.output)
+        for m in members[:5]
+        for text in ("Give me {}'s code", "Which code has {}?")
+    ]
     strangers = [Example(f"What is the code of s{n}?", f"K{n}") for n in range(30)]
     chance = Example("What is the code of somebody?", members[9].output)
     found = population(tmp_path, members, [*reworded, *strangers, chance])
-    assert found.removed == {"non-member nearly equal to a member": 5}
+    assert found.removed == {"non-member nearly equal to a member": 10}
 
 
 def test_a_label_that_many_have_makes_no_near_duplicates(tmp_path):
