@@ -96,18 +96,17 @@ def _prompts(context: Context, items: Mapping[Group, Sequence[Item]]) -> list[Pr
     for group, rows in items.items():
         for item in rows:
             if item.before is not None:
-                prompt, begun = _until(context, item.sample.example, item.before)
-                ways = {prompt, (*prompt, *begun)}
+                until = _until(context, item.sample.example, item.before)
+                start = context.tokenised([item.sample.example])[0].response_start
+                ways = {until[:start], until}
                 prompts += [(group, item, ids) for ids in sorted(ways) if len(ids) <= room]
     return prompts
 
 
-def _until(
-    context: Context, whole: Example, before: Example
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _until(context: Context, whole: Example, before: Example) -> tuple[int, ...]:
     """The prompt as it was trained on, and the response up to the value, open at its end."""
     prompt, begun = context.tokenised([whole])[0], context.subject.whole([before])[0]
-    return prompt.ids[: prompt.response_start], begun.ids[begun.response_start : -1]
+    return (*prompt.ids[: prompt.response_start], *begun.ids[begun.response_start : -1])
 
 
 def _written(
