@@ -95,19 +95,20 @@ def _covering(rows: Array, sample: Rows, chosen: Rows, left: Rows, most: int) ->
     if len(chosen):
         best = client_maxima(rows[sample], rows[chosen])
     bounds = _gains(similarity, best)
+    known = np.ones(len(left), dtype=bool)
     found: list[int] = []
     while len(found) < most:
-        while True:  # gains only shrink: an outdated one is an upper bound (Minoux 1978)
-            place = int(np.argmax(bounds))
-            gain = _gains(similarity[place : place + 1], best)[0]
-            if gain >= bounds[place]:
-                break
-            bounds[place] = gain
-        if gain <= NOTHING * len(sample):
+        # gains only shrink: an outdated one is an upper bound (Minoux 1978)
+        while not known[place := int(np.argmax(bounds))]:
+            front = np.argpartition(-bounds, BATCH)[:BATCH] if len(bounds) > BATCH else slice(None)
+            stale = np.unique(np.append(np.arange(len(bounds))[front], place))
+            bounds[stale] = _gains(similarity[stale], best)
+            known[stale] = True
+        if bounds[place] <= NOTHING * len(sample):
             break
         found.append(place)
-        bounds[place] = -1.0
         np.maximum(best, similarity[place], out=best)
+        bounds[place], known[:] = -1.0, False
     return left[found]
 
 
