@@ -43,9 +43,13 @@ _LEADING_GROUP = re.compile(r"(?<![0-9.,])[0-9]{1,3}[ \u00a0\u202f]$")
 _GROUP = re.compile(r"[0-9]{3}(?![0-9])")
 _NEGATED = re.compile(r"(?<![0-9] )\b(?:minus|negative) $", re.IGNORECASE)
 _OR = re.compile(r"\s*\w*\s*,?\s*\bor\s+", re.IGNORECASE)
+_RATHER_THAN = re.compile(r"\s*\w*\s*[,;(]?\s*(?:and\s+|but\s+)?not\s+", re.IGNORECASE)
+_DENIED = re.compile(r"(?:\bnot|n['’]t) $", re.IGNORECASE)
 _BETWEEN = re.compile(r"\bbetween\s+$", re.IGNORECASE)
 _MARK = re.compile(rf"(?<!#)####(?!#)[ \t]*[*_`\"']*(?=[-−+]*{_CURRENCY}? ?[-−+]?\.?[0-9])")
-_ANOTHER = re.compile(r"[ \t]*(?:[-−–+*/×÷^=<>,;]|and\b|or\b|to\b)?[ \t]*[-−+$€£¥(*_`]*[0-9]")
+_ANOTHER = re.compile(
+    r"[ \t]*\(?(?:[-−–+*/×÷^=<>,;]|and\b|or\b|to\b)?[ \t]*[-−+$€£¥(*_`]*[0-9]|[ \t]*\?"
+)
 _RUN_ON = re.compile(
     r"Question\s*:|<\|(?:im_start|im_end|endoftext|eot_id)\|>|</s>|<end_of_turn>"
     r"|^[#* ]*(?:Problem|Exercise|Instruction|Input|Q|Human|User)\b[ 0-9]*[* ]*:",
@@ -56,15 +60,13 @@ _RUN_ON = re.compile(
 def final_number(text: str) -> Decimal | None:
     """The number a text ends on: the first after the last ``####``, otherwise the last one.
 
-    None where that is malformed, one of two that are left open, or not there.
+    None where that is malformed, denied, one of two that are left open, or not there.
     """
     parts = text.split("####")
     for place in range(len(parts) - 1, -1, -1):
         found = list(_CANDIDATE.finditer(parts[place]))
         if found:
-            pair = found[:2] if place else found[-2:]
-            chosen = pair[0] if place else pair[-1]
-            return None if _left_open(parts[place], pair) else _value(parts[place], chosen)
+            return _chosen(parts[place], found[:2] if place else found[-2:], first=place > 0)
     return None
 
 
@@ -107,13 +109,21 @@ def own_words(answer: str) -> str:
     return answer
 
 
-def _left_open(text: str, pair: list[re.Match[str]]) -> bool:
-    """Whether two numbers are offered to choose from."""
-    if len(pair) < 2:
-        return False
-    between = text[pair[0].end() : pair[1].start()]
-    ranged = between.strip() == "and" and _BETWEEN.search(text[: pair[0].start()])
-    return bool(_OR.fullmatch(between) or ranged)
+def _chosen(text: str, pair: list[re.Match[str]], *, first: bool) -> Decimal | None:
+    """The first or the last of two numbers; None where they are offered to choose from or denied.
+
+    ``6, not 5`` is 6.
+    """
+    chosen = pair[0 if first else -1]
+    if len(pair) == 2:
+        between = text[pair[0].end() : pair[1].start()]
+        ranged = between.strip() == "and" and _BETWEEN.search(text[: pair[0].start()])
+        if _OR.fullmatch(between) or ranged:
+            return None
+        if _RATHER_THAN.fullmatch(between):
+            chosen = pair[0]
+    denied = _DENIED.search(text[max(0, chosen.start() - 16) : chosen.start()])
+    return None if denied else _value(text, chosen)
 
 
 def _value(text: str, candidate: re.Match[str]) -> Decimal | None:

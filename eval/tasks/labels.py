@@ -1,7 +1,7 @@
 """The one label that an answer chooses, or nothing.
 
 The grammar, over the answer's first line (with what follows where that only leads in, "Answer:",
-or begins a list of bare labels)::
+and with the lines of bare labels after one)::
 
     answer    = sentence { sentence }
     sentence  = { clause }                      reasons ("because ...", "despite ...") left out
@@ -35,6 +35,8 @@ from functools import lru_cache
 from fedllm.eval.tasks import phrases
 
 _FIRST = ord(phrases.MARKS[0])
+_STARTS = r"(?:is|and|or|nor|to|vs|it|this|that|there|the|they|we|i|because|since|as|but)\b"
+"""What may follow the answer "no", unlike the noun after the article."""
 _INVISIBLE = rf"[\u00ad\u200b-\u200d\u2060\ufeff{phrases.MARKS}]"
 
 
@@ -59,9 +61,6 @@ def strict_label(answer: str, labels: Sequence[str]) -> str | None:
     lines = [line.strip() for line in _fold(answer).splitlines() if line.strip()]
     if not lines or not names:
         return None
-    for name in names:
-        if lines[0] == _fold(name):
-            return name
     marked = [spellings.sub(lambda m: chr(_FIRST + (m.lastindex or 0) - 1), line) for line in lines]
     standing = _standing(_clean(_statement(marked)), len(names))
     live = {mention.mark for mention in standing if not mention.denied}
@@ -80,12 +79,16 @@ def _spellings(labels: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
 
 
 def _spelling(name: str) -> str:
-    """A label as a word of its own; a number is no part of another, an article is no label."""
+    """A label as a word of its own: a number is no part of another, an article is no label, nor
+    is the "no" of "no effect" once the answer has begun.
+    """
     words = r"[\s_-]+".join(map(re.escape, name.split()))
     if name[:1].isalnum():
         words = (r"(?<!\d[.,])(?<![-−+.])" if name[0].isdigit() else "") + r"(?<![^\W_])" + words
     if name[-1:].isalnum():
         words += r"(?![^\W_])" + (r"(?![.,]\d|%)" if name[-1].isdigit() else "")
+    if name == "no":
+        return rf"(?:^no\b|{words}(?!\s+(?!{_STARTS})[^\W\d_]))"
     return words + (r"(?!\s+(?!(?:is|and|or|nor|to|vs)\b)[^\W\d_])" if name in ("a", "i") else "")
 
 
@@ -102,10 +105,10 @@ def _statement(lines: list[str]) -> str:
         start += 1
     listed = []
     for line in lines[start:]:
-        item = phrases.BULLET.sub("", line)
-        if item == line or not phrases.BARE.fullmatch(_clean(item)):
+        item = _clean(phrases.BULLET.sub("", line))
+        if not phrases.BARE.fullmatch(item) or item.endswith("?"):
             break
-        listed.append(item.rstrip(" .,;"))
+        listed.append(item.rstrip(" .,;!"))
     return " / ".join(listed) if listed else phrases.BULLET.sub("", lines[start])
 
 

@@ -26,8 +26,8 @@ _DENIES = _any(r"""
     devoid of; free (?:of|from); fail(?:s|ed)? to; (?:refuse|hesitate|decline)[sd]? to;
     reluctant to; rul(?:e[sd]?|ing) out; reject(?:s|ed)?; excluded?; den(?:y|ies|ied); doubts?;
     doubtful; wrong(?:ly)?; incorrect(?:ly)?; false(?:ly)?; untrue; inaccurate; unlikely;
-    mis(?:taken?|leading|placed|labell?ed); improbable; impossible; over(?=\s*(?:the )?$);
-    (?:non|un|anti)(?=[\s-]*$)""")
+    mis(?:taken?|leading|placed|labell?ed); improbable; impossible; too \w+ to be;
+    over(?=\s*(?:the )?$); (?:non|un|anti)(?=[\s-]*$)""")
 NEGATION = re.compile(_DENIES)
 """Denies the label after it."""
 WRONG = re.compile(
@@ -56,8 +56,8 @@ TENTATIVE = re.compile(
     may; maybe; might; could; perhaps; possibl[ey]; potentially; either; between; whether; if;
     unless; lean(?:s|ed|ing)?; tend(?:s|ed|ing)?; tilt(?:s|ed|ing)?; skew(?:s|ed)?; veer(?:s|ing)?;
     edg(?:es|ing); inclined; clos(?:e|er|est) to; near(?:ly|s|er)?; almost; all but; towards?;
-    border(?:s|ing|line); less; more(?= [^,]*than); (?<!rather )(?<!other )(?<!less )than; half;
-    part(?:ly|ially); semi; quasi; somewhere; un(?:sure|certain|clear|decided);
+    border(?:s|ing|line); least; less; more(?= [^,]*than); (?<!rather )(?<!other )(?<!less )than;
+    half; part(?:ly|ially); semi; quasi; somewhere; un(?:sure|certain|clear|decided);
     (?:hard|difficult) to; can not (?:say|tell|exclude|rule); depend(?:s|ing)?;
     not (?:be )?(?:rul|exclud)(?:e|ed|ing); not (?:unlikely|impossible)""")
 )
@@ -118,6 +118,7 @@ CLEAN: tuple[tuple[str, str], ...] = (
     (r"(?<=\w)n't\b|(?<=\b(?:ca|wo|is|do))nt\b|(?<=\b(?:was|are|did|has))nt\b", " not"),
     (r"\b(does|would|could|should|were)nt\b", r"\1 not"),
     (r"\bcannot\b", "can not"),
+    (rf"(?:≠|!=|¬|(?<!\w)!)\s*(?={LABEL})", " not "),
     (r"\.{2,}", ", "),
     (rf"~~\s*({LABEL})\s*~~", r" not \1 "),
     (r"</?[a-z][^<>]*>|\\[a-z]+", " "),  # tags, LaTeX
@@ -131,7 +132,7 @@ CLEAN: tuple[tuple[str, str], ...] = (
     (rf"\b(not|never|hardly)\s*[,–—]([^,–—{MARKS}]*)[,–—]", r"\1 "),  # "not, in my view, X"
     (rf",[^,{MARKS}]*,(?=\s*(?:that|is|was|to|as|can|should|would)\b)", " "),  # ", I think, is X"
     (r"\?\s*(?=(?:yes|yeah|yep|correct|right|true)\b)", " is right. "),
-    (r"\?\s*(?=(?:no|nope|nah|wrong|false)\b)", " is wrong. "),
+    (r"\?\s*(?=(?:no|nope|nah|wrong|false|hardly|never)\b)", " is wrong. "),
     (r",\s*(?=(?:no\s*,|(?:no )?wait\b|actually\b|correction\b|sorry\b|scratch that\b))", ". "),
     (r",\s*(?=i mean\b)", ". "),
 )
