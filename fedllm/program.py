@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import IO
+from typing import Any
 
 from fedllm.errors import FedLLMError
 
@@ -84,7 +84,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 class _UnreadFile(io.FileIO):
     """A stream whose reader may go away, as ``head`` does: what is written then is dropped."""
 
-    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+    def write(self, data: Any) -> Any:
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -92,13 +92,13 @@ class _UnreadFile(io.FileIO):
 
 
 def _outlive_readers() -> None:
-    if sys.stdout is sys.__stdout__:
-        sys.stdout = _outliving(sys.stdout)
-    if sys.stderr is sys.__stderr__:
-        sys.stderr = _outliving(sys.stderr)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            setattr(sys, name, _outliving(stream))
 
 
-def _outliving(stream: IO[str]) -> io.TextIOWrapper:
+def _outliving(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _UnreadFile(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
