@@ -16,8 +16,9 @@ point's folder.
     [project.entry-points."fedllm.rule"]
     plain-mean = "mypackage.plugins:PLAIN_MEAN"
 
-It is imported when it is asked for; keep that module free of torch, so that a mistake in a recipe
-is found at once.
+A script offers one while it runs by ``POINTS["rule"].add("plain-mean", Entry(...))``. An entry
+point is imported when it is asked for; keep that module free of torch, so that a mistake in a
+recipe is found at once.
 
 *A new point* is a folder with ``catalogue.py``, one line in :data:`HOMES`, and, where a recipe
 chooses it, a field of type ``Annotated[Choice, FromPoint("point")]``.
@@ -156,6 +157,16 @@ class Point(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len({*self.own, *self.foreign})
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Offers a script's own plug-in while this process lives; a package has an entry point.
+
+        Raises:
+            ConfigError: The name is taken by another.
+        """
+        if name in self and self[name] != entry:
+            raise ConfigError(f"there is a {self.name} called {name}; choose another name")
+        self.own[name] = entry
 
     def having(self, trait: str) -> list[str]:
         """Names of fedllm's own plug-ins with a trait: what a message may recommend."""
