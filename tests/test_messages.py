@@ -21,8 +21,8 @@ COMMAND = re.compile(
     r"(?:['`]|: )fedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^'`;]*)"
 )
 UNQUOTED = re.compile(r"\bfedllm (?P<words>[a-z][a-z-]*(?: [a-z][a-z-]*)?)(?P<rest>[^;.,)]*)")
-CHOICE = re.compile(r"(?<![\w-])(?P<option>--[a-z][a-z-]*) (?P<value>[a-z][\w+-]*)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+CHOICE = re.compile(r"(?<![\w-])(?P<option>--[a-z][a-z0-9-]*) (?P<value>[a-z][\w+-]*)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 SECTIONS = {
     name: field.annotation
     for name, field in RunConfig.model_fields.items()
