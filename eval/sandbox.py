@@ -191,7 +191,7 @@ def confinement() -> Verdict:
     reasons = []
     for level in levels:
         try:
-            verdict = _try(probe, level, Limits(START_UP))
+            verdict = _try(probe, level, Limits(START_UP, START_UP))
         except EngineError as error:
             reasons.append(str(error))
             continue

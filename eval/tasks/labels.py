@@ -174,7 +174,7 @@ def _mentions(text: str, labels: int) -> Iterator[Mention]:
             after = text[mark.end() : ends[bisect_left(ends, mark.end())]]
             if place == 0 or not shares:
                 denials = len(phrases.NEGATION.findall(before))
-            if whole and not (shares and denials % 2):
+            if place == 0 and whole and denials % 2 == 0:
                 break
             yield _mention(text, mark, before, after, denials, mark.start() >= weak_from)
 

@@ -53,7 +53,7 @@ TAKEN_BACK = re.compile(
 
 TENTATIVE = re.compile(
     _any(r"""
-    may; maybe; might; could; perhaps; possibl[ey]; potentially; either; between; whether; if;
+    may; maybe; might; could(?! not); perhaps; possibl[ey]; potentially; either; between; whether; if;
     unless; lean(?:s|ed|ing)?; tend(?:s|ed|ing)?; tilt(?:s|ed|ing)?; skew(?:s|ed)?; veer(?:s|ing)?;
     edg(?:es|ing); inclined; clos(?:e|er|est) to; near(?:ly|s|er)?; almost; all but; towards?;
     border(?:s|ing|line); least; less; more(?= [^,]*than); (?<!rather )(?<!other )(?<!less )than;
@@ -129,6 +129,8 @@ CLEAN: tuple[tuple[str, str], ...] = (
     (r"\bnot (?:only|just|merely|simply|to mention)\b", " "),
     (r"\beither way\b|\bin (?:any|either) case\b", " "),
     (r"\bif not\b", "perhaps"),
+    (r"\bcould not be (?:any )?more\b", "is very"),
+    (rf"\brather ({LABEL}) than\b", r"\1 rather than"),
     (rf"\b(not|never|hardly)\s*[,–—]([^,–—{MARKS}]*)[,–—]", r"\1 "),  # "not, in my view, X"
     (rf",[^,{MARKS}]*,(?=\s*(?:that|is|was|to|as|can|should|would)\b)", " "),  # ", I think, is X"
     (r"\?\s*(?=(?:yes|yeah|yep|correct|right|true)\b)", " is right. "),

@@ -49,6 +49,7 @@ pair = st.lists(label, min_size=2, max_size=2, unique=True)
         *("Positive or negative? Positive.", "Negative and neutral parts, but overall positive"),
         *("Negative: no. Positive: yes.", "~~negative~~ positive", "No: positive", "No, positive."),
         *("I cannot deny that it is positive", "as opposed to negative, it is positive"),
+        *("rather positive than negative", "couldn't be more positive"),
         *("positive overall", "positive\u200b", "positive and positive", "Label: positive, sure"),
     ],
 )

@@ -257,6 +257,10 @@ def test_a_yaml_file_is_a_task(tmp_path):
     tasks = choose([str(tmp_path / "own.yaml")])
     loaded = load(tasks["triage"][0], Library(None), limit=None, shots=None, seed=0)
     assert (loaded.questions[0].plain, loaded.questions[0].gold) == ("Note: pain\nUrgency:", "high")
+    read = tasks["triage"][0].parsers["strict"]
+    assert [read(said) for said in ("not low, high", "low to high", "far from high")] == [
+        *("high", None, None)
+    ]
     with pytest.raises(DataError, match="rows.csv:2: has no field right"):
         load(tasks["pick"][0], Library(None), limit=None, shots=None, seed=0)
 
