@@ -53,13 +53,13 @@ TAKEN_BACK = re.compile(
 
 TENTATIVE = re.compile(
     _any(r"""
-    may; maybe; might; could(?! not); perhaps; possibl[ey]; potentially; either; between; whether; if;
-    unless; lean(?:s|ed|ing)?; tend(?:s|ed|ing)?; tilt(?:s|ed|ing)?; skew(?:s|ed)?; veer(?:s|ing)?;
-    edg(?:es|ing); inclined; clos(?:e|er|est) to; near(?:ly|s|er)?; almost; all but; towards?;
-    border(?:s|ing|line); least; less; more(?= [^,]*than); (?<!rather )(?<!other )(?<!less )than;
-    half; part(?:ly|ially); semi; quasi; somewhere; un(?:sure|certain|clear|decided);
-    (?:hard|difficult) to; can not (?:say|tell|exclude|rule); depend(?:s|ing)?;
-    not (?:be )?(?:rul|exclud)(?:e|ed|ing); not (?:unlikely|impossible)""")
+    may; maybe; might; could(?! not); perhaps; possibl[ey]; potentially; either; between; whether;
+    if; unless; lean(?:s|ed|ing)?; tend(?:s|ed|ing)?; tilt(?:s|ed|ing)?; skew(?:s|ed)?;
+    veer(?:s|ing)?; edg(?:es|ing); inclined; clos(?:e|er|est) to; near(?:ly|s|er)?; almost;
+    all but; towards?; border(?:s|ing|line); least; less; more(?= [^,]*than);
+    (?<!rather )(?<!other )(?<!less )than; half; part(?:ly|ially); semi; quasi; somewhere;
+    un(?:sure|certain|clear|decided); (?:hard|difficult) to; can not (?:say|tell|exclude|rule);
+    depend(?:s|ing)?; not (?:be )?(?:rul|exclud)(?:e|ed|ing); not (?:unlikely|impossible)""")
 )
 """Weakens the label after it, or before it in a clause that says something of it."""
 AFTERTHOUGHT = re.compile(
