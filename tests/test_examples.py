@@ -11,6 +11,7 @@ from fedllm.catalogue import POINTS
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAID = {
     "own_rule": "of the mean update is lost",
+    "own_hook": "plain: held-out loss",
     "own_retrieval_method": "LoRA-FAIR + strided items",
     "own_task": "triage",
 }
@@ -23,6 +24,7 @@ def test_every_script_runs(name, capsys, monkeypatch):
     module["main"]()
     assert SAID[name] in capsys.readouterr().out
     POINTS["retrieval"].own.pop("strided", None)
+    POINTS["local"].own.pop("inertia", None)
 
 
 class _Module:
