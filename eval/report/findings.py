@@ -288,6 +288,22 @@ def time_parts(summary: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [*parts, ("other", rest)] if rest > 0.005 * max(total, 1e-9) else parts
 
 
+def group_sentences(summary: Mapping[str, Any]) -> list[str]:
+    """Which clients share an adapter after the last round, for every arm that groups them."""
+    sentences = []
+    for arm in summary["arms"]:
+        groups = arm["rounds"][-1].get("groups", {}) if arm["rounds"] else {}
+        members: dict[str, list[str]] = {}
+        for client, group in sorted(groups.items()):
+            members.setdefault(group, []).append(client)
+        if members:
+            named = "; ".join(
+                f"{group}: {listed(names)}" for group, names in sorted(members.items())
+            )
+            sentences.append(f"In {arm['title']}, clients share an adapter by group. {named}.")
+    return sentences
+
+
 def time_sentence(summary: Mapping[str, Any]) -> str:
     """Total time and the training's share of it."""
     total = summary["seconds"].get("total") or sum(summary["seconds"].values())

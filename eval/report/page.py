@@ -333,6 +333,7 @@ def _clients(summary: Mapping[str, Any]) -> str:
     body = [
         html.table(["", "domain", "private examples", "public ones received", "held out"], rows)
     ]
+    body += [f"<p>{escape(sentence)}</p>" for sentence in findings.group_sentences(summary)]
     failed = findings.failures(summary)
     text = "No client failed in any round."
     if failed:

@@ -129,6 +129,7 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
         lines.append(findings.extraction_sentence(summary["probe"]))
     if summary.get("audit"):
         lines.append(findings.audit_sentence(summary["audit"]))
+    lines += findings.group_sentences(summary)
     lines.append(findings.time_sentence(summary))
     for title, number, client, reason in findings.failures(summary):
         lines.append(f"Left out: {client} in round {number} of {title}: {reason}")

@@ -158,6 +158,13 @@ def close_round(
     Returns:
         The state after the round and what became of the updates.
     """
+    with one_blas_thread():
+        return _closed(updates, state, method, clients)
+
+
+def _closed(
+    updates: Mapping[str, Update], state: ServerState, method: Method, clients: Sequence[str]
+) -> tuple[ServerState, RoundReport]:
     everybody = sorted({*clients, *updates})
     adapters, memory = dict(state.adapters), dict(state.memory)
     reports: dict[str, GroupReport] = {}
