@@ -16,7 +16,7 @@ from fedllm.eval.stats import Interval, bootstrap_mean, wilson
 from fedllm.training.data import TokenizedExample, tokenize_shard
 
 if TYPE_CHECKING:
-    from fedllm.config import Overlong, Template
+    from fedllm.config import Overlong
     from fedllm.types import Example
 
 
@@ -59,7 +59,7 @@ def evaluate_shard(
     tokenizer: Any,
     examples: Sequence[Example],
     *,
-    template: Template,
+    template: str,
     max_length: int,
     overlong: Overlong = "error",
     batch_size: int = 64,

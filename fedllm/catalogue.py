@@ -43,6 +43,8 @@ from fedllm.traits import TRAITS
 
 HOMES = {
     "partitioner": "fedllm.data.catalogue",
+    "template": "fedllm.training.catalogue",
+    "encoder": "fedllm.retrieval.catalogue:ENCODERS",
     "retrieval": "fedllm.retrieval.catalogue",
     "schedule": "fedllm.server.schedule.catalogue",
     "share": "fedllm.training.share.catalogue",
@@ -53,7 +55,7 @@ HOMES = {
     "server": "fedllm.server.steps.catalogue",
     "grouping": "fedllm.server.grouping.catalogue",
 }
-"""Point to the module that holds its ``ENTRIES``, in the order of a round."""
+"""Point to the module that holds its ``ENTRIES`` (or another name), in the order of a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Point(Mapping[str, Entry]):
     @cached_property
     def own(self) -> dict[str, Entry]:
         """Those in the point's folder."""
-        entries: dict[str, Entry] = importlib.import_module(HOMES[self.name]).ENTRIES
+        module, _, name = HOMES[self.name].partition(":")
+        entries: dict[str, Entry] = getattr(importlib.import_module(module), name or "ENTRIES")
         return entries
 
     @cached_property
@@ -250,6 +253,17 @@ def choose(point: str, value: Any) -> Choice:
         return Choice(point, name, section.model_validate(settings))
     except ValidationError as error:
         raise ChoiceError(f"{point} {name}", faults_of(error, section)) from None
+
+
+def named(point: str, name: str) -> str:
+    """``name``, where it is one of the point's.
+
+    Raises:
+        ValueError: It is not; names those that are.
+    """
+    if name not in POINTS[point]:
+        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(POINTS[point])}")
+    return name
 
 
 def _parts(point: str, value: Any) -> tuple[str, dict[str, Any]]:

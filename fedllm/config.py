@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -22,11 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from fedllm.catalogue import Choice, FromPoint, choose
+from fedllm.catalogue import Choice, FromPoint, choose, named
 from fedllm.method import Method
 from fedllm.section import Section
 
-Template = Literal["alpaca", "alpaca-short", "chatml", "tokenizer"]
+Template = Annotated[str, AfterValidator(partial(named, "template"))]
+"""A name that ``fedllm list template`` shows."""
 OWN = "full"
 """What the recipe's own method is called among the arms of a run."""
 ALONE = ("base", "local", "centralised")

@@ -29,6 +29,8 @@ TRAITS = {
     "keeps_A": "A never changes and is not sent again",
     "sends_stack": "the server sends the factors of all clients",
     "sends_more": "the server sends as many ranks as the updates have, at most",
+    # what a template does
+    "asks_tokenizer": "is written by the model's tokenizer, BOS included",
     # what a partitioner does
     "natural": "clients are the owners of their rows",
     # what a plug-in keeps

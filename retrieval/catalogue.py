@@ -1,4 +1,4 @@
-"""The retrieval methods: their settings, papers and traits. Imports neither numpy nor a method."""
+"""Retrieval methods and encoders: settings, papers and traits. Imports neither numpy nor one."""
 
 from __future__ import annotations
 
@@ -76,3 +76,21 @@ ENTRIES = {
         "reads_pool",
     ),
 }  # fmt: skip
+
+
+class Hashing(Section):
+    """Hashed words, no model: for tests and where nothing can be loaded."""
+
+
+class MiniLM(Section):
+    """all-MiniLM-L6-v2 out of an installed package (extra ``minilm``), offline."""
+
+
+ENCODERS = {
+    "hashing": Entry(Hashing, "fedllm.retrieval.encoders:hashing", "hashed words"),
+    "minilm": Entry(
+        MiniLM, "fedllm.retrieval.encoders:minilm", "MiniLM", "https://arxiv.org/abs/2002.10957"
+    ),
+}
+"""Encoders with a name of their own, ``f(device) -> Encoder``; any other name or folder is loaded
+by sentence-transformers."""

@@ -12,7 +12,7 @@ import os
 import re
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedllm.atomic import atomic_directory
+from fedllm.catalogue import POINTS
 from fedllm.errors import FedLLMError, MissingExtraError, RetrievalError
 from fedllm.jsontext import decode
 from fedllm.retrieval.vectors import Array, check_rows, unit_rows
@@ -186,6 +187,16 @@ def _weights_fingerprint(tensors: Iterable[tuple[str, Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
+def hashing(device: str) -> Encoder:
+    """Hashed words, on whatever device."""
+    return HashingEncoder()
+
+
+def minilm(device: str) -> Encoder:
+    """all-MiniLM-L6-v2."""
+    return MiniLMEncoder(device)
+
+
 def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
     """The encoder called ``name`` in a recipe.
 
@@ -193,12 +204,9 @@ def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
         MissingExtraError: ``minilm`` without its package.
         RetrievalError: A sentence-transformers model that cannot be loaded.
     """
-    builtin: dict[str, Callable[[], Encoder]] = {
-        "hashing": HashingEncoder,
-        "minilm": lambda: MiniLMEncoder(device),
-    }
-    if name in builtin:
-        return builtin[name]()
+    if name in POINTS["encoder"]:
+        encoder: Encoder = POINTS["encoder"][name].load()(device)
+        return encoder
     if _is_static(Path(name)):
         return StaticEncoder(Path(name))
     return SentenceTransformerEncoder(name, device)

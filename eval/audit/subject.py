@@ -11,7 +11,7 @@ from typing import Any
 
 from fedllm.adapters.manifest import sha256
 from fedllm.adapters.state import CONFIG, WEIGHTS
-from fedllm.config import Overlong, Template
+from fedllm.config import Overlong
 from fedllm.training.data import TokenizedExample, tokenize, truncate
 from fedllm.training.model import BaseModel, attach_directory, detach
 from fedllm.training.saved import check_belongs
@@ -53,7 +53,7 @@ class Subject:
     """A base model that carries one of the targets at a time."""
 
     base: BaseModel
-    template: Template
+    template: str
     max_length: int
     overlong: Overlong = "truncate"
     """What training did with a longer sample (``training.overlong``)."""

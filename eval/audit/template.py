@@ -6,9 +6,9 @@ under which the adapter's loss is lowest, on members and non-members alike.
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
-from fedllm.config import Template
+from fedllm.catalogue import POINTS
 from fedllm.errors import ConfigError, ModelError
 from fedllm.eval.audit.population import Population
 from fedllm.eval.audit.subject import Subject, Target
@@ -30,11 +30,11 @@ def choose_template(
     Raises:
         ConfigError: There is no such template.
     """
-    names = get_args(Template)
+    names = list(POINTS["template"])
     if asked != AUTO:
         if asked not in names:
             raise ConfigError(f"--template {asked}; choose auto or one of {', '.join(names)}")
-        subject.template = asked  # type: ignore[assignment]
+        subject.template = asked
         return {"name": asked}
     examples = [
         *population.examples("member")[:SAMPLES],
@@ -53,5 +53,5 @@ def choose_template(
         total = sum(row.nll for row in rows) / max(1, sum(row.tokens for row in rows))
         found[name] = round(total, 4)
     best = min(found, key=lambda name: found[name])
-    subject.template = best  # type: ignore[assignment]
+    subject.template = best
     return {"name": best, "losses": found}

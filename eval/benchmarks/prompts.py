@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from fedllm.config import Template
+from fedllm.catalogue import POINTS
 from fedllm.errors import ConfigError, ModelError
 from fedllm.eval.tasks.spec import Question, Task
 from fedllm.training.data import encode
@@ -21,7 +21,7 @@ from fedllm.training.templates import prompt_and_response
 from fedllm.types import Example, Turn
 
 PLAIN = "plain"
-TEMPLATES: tuple[str, ...] = (PLAIN, *get_args(Template))
+TEMPLATES: tuple[str, ...] = (PLAIN, *POINTS["template"])
 Fit = Literal["whole", "shots cut", "answer cut", "too long"]
 """What did not fit: nothing, some examples, part of the room for the answer, the question."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -85,10 +85,6 @@ def _show(point: str, name: str) -> None:
 
 def _others() -> dict[str, list[str]]:
     """What is chosen by name and is no plug-in."""
-    from fedllm import config
     from fedllm.recipe import shipped_recipes
 
-    return {
-        "recipes": sorted(shipped_recipes()),
-        "data.template": list(get_args(config.Template)),
-    }
+    return {"recipes": sorted(shipped_recipes())}

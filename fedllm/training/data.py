@@ -15,10 +15,10 @@ from torch import Tensor
 
 from fedllm.errors import DataError
 from fedllm.seeds import numpy_rng
-from fedllm.training.templates import prompt_and_response
+from fedllm.training.templates import prompt_and_response, writes_bos
 
 if TYPE_CHECKING:
-    from fedllm.config import Overlong, Template
+    from fedllm.config import Overlong
     from fedllm.types import Example
 
 IGNORED = -100
@@ -69,15 +69,13 @@ class Batch:
     labels: Tensor
 
 
-def prompt_ids(examples: Sequence[Example], template: Template, tokenizer: Any) -> list[list[int]]:
+def prompt_ids(examples: Sequence[Example], template: str, tokenizer: Any) -> list[list[int]]:
     """The ids generation starts from; equal to the prompt parts of ``tokenize``."""
     prompts = [prompt_and_response(example, template, tokenizer)[0] for example in examples]
-    return encode(prompts, tokenizer, special=template != "tokenizer")
+    return encode(prompts, tokenizer, special=not writes_bos(template))
 
 
-def tokenize(
-    examples: Sequence[Example], template: Template, tokenizer: Any
-) -> list[TokenizedExample]:
+def tokenize(examples: Sequence[Example], template: str, tokenizer: Any) -> list[TokenizedExample]:
     """Token ids of prompt, response and EOS with the exact boundary between them.
 
     Prompt and response are encoded together, so that the response's first token is what the
@@ -85,7 +83,7 @@ def tokenize(
     apart, because generation never sees such a token.
     """
     pairs = [prompt_and_response(example, template, tokenizer) for example in examples]
-    special = template != "tokenizer"  # a chat template writes BOS itself
+    special = not writes_bos(template)
     heads = encode([prompt for prompt, _ in pairs], tokenizer, special=special)
     wholes = encode([prompt + response for prompt, response in pairs], tokenizer, special=special)
     tokenized = []
@@ -102,7 +100,7 @@ def tokenize(
 def tokenize_shard(
     examples: Sequence[Example],
     *,
-    template: Template,
+    template: str,
     tokenizer: Any,
     max_length: int,
     overlong: Overlong,

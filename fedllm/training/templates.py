@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fedllm.catalogue import POINTS
 from fedllm.data.values import RowError
 from fedllm.errors import ModelError
 from fedllm.types import Example, Turn
-
-if TYPE_CHECKING:
-    from fedllm.config import Template
 
 ALPACA = (
     "Below is an instruction that describes a task. "
@@ -30,7 +28,7 @@ _WORD = "quixotry"
 """Stands where a chat template is asked whether it writes something."""
 
 
-def prompt_and_response(example: Example, template: Template, tokenizer: Any) -> tuple[str, str]:
+def prompt_and_response(example: Example, template: str, tokenizer: Any) -> tuple[str, str]:
     """The text a model is given and the text it should continue with (before EOS).
 
     ``alpaca`` is the text of Stanford Alpaca and OpenFedLLM, ``alpaca-short`` leaves out its
@@ -48,34 +46,57 @@ def prompt_and_response(example: Example, template: Template, tokenizer: Any) ->
         raise RowError(error.kind, f"{example.source or example.id}: {error}") from None
 
 
-def example_check(template: Template, tokenizer: Callable[[], Any]) -> Callable[[Example], None]:
+def writes_bos(template: str) -> bool:
+    """Whether the template writes BOS itself, as a model's own chat template does."""
+    return "asks_tokenizer" in POINTS["template"][template].traits
+
+
+def example_check(template: str, tokenizer: Callable[[], Any]) -> Callable[[Example], None]:
     """What raises RowError for an example that ``template`` cannot write.
 
     Args:
         template: The recipe's.
         tokenizer: Gives the model's tokenizer; called when the template is its own.
     """
+    asks = "asks_tokenizer" in POINTS["template"][template].traits
 
     def check(example: Example) -> None:
-        _written(example, template, tokenizer() if template == "tokenizer" else None)
+        _written(example, template, tokenizer() if asks else None)
 
     return check
 
 
-def _written(example: Example, template: Template, tokenizer: Any) -> tuple[str, str]:
-    if template == "tokenizer":
-        return _chat_template(example, tokenizer)
+def _written(example: Example, template: str, tokenizer: Any) -> tuple[str, str]:
+    written: tuple[str, str] = POINTS["template"][template].load()(example, tokenizer)
+    return written
+
+
+def alpaca(example: Example, tokenizer: Any) -> tuple[str, str]:
+    """Stanford Alpaca: an opening sentence, then blocks."""
+    prompt, response = alpaca_short(example, tokenizer)
+    return (ALPACA_WITH_INPUT if example.input else ALPACA) + prompt, response
+
+
+def alpaca_short(example: Example, tokenizer: Any) -> tuple[str, str]:
+    """Blocks alone."""
+    _refuse_tools(example)
+    return _alpaca_blocks(example), example.output
+
+
+def chatml(example: Example, tokenizer: Any) -> tuple[str, str]:
+    """ChatML turns, open at the response."""
+    _refuse_tools(example)
+    turns = (f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n" for turn in example.context)
+    return "".join(turns) + "<|im_start|>assistant\n", example.output
+
+
+def _refuse_tools(example: Example) -> None:
     if _has_tools(example):
         raise RowError(
             "tools",
-            f"holds tools, their calls or results, which data.template={template} cannot write; "
-            "set data.template=tokenizer and a model whose chat template knows them",
+            "holds tools, their calls or results, which this data.template cannot write; set "
+            "data.template=tokenizer and a model whose chat template knows them",
         )
-    if template == "chatml":
-        turns = (f"<|im_start|>{turn.role}\n{turn.content}<|im_end|>\n" for turn in example.context)
-        return "".join(turns) + "<|im_start|>assistant\n", example.output
-    header = ALPACA_WITH_INPUT if example.input else ALPACA
-    return (header if template == "alpaca" else "") + _alpaca_blocks(example), example.output
 
 
 def _has_tools(example: Example) -> bool:
@@ -97,7 +118,7 @@ def _alpaca_block(turn: Turn) -> str:
     return f"### {_ALPACA_ROLES[turn.role]}:\n{turn.content}\n\n"
 
 
-def _chat_template(example: Example, tokenizer: Any) -> tuple[str, str]:
+def chat_template(example: Example, tokenizer: Any) -> tuple[str, str]:
     """Prompt and response by the tokenizer's chat template, without the EOS that closes it."""
     if not tokenizer.chat_template:
         raise ModelError(
@@ -144,7 +165,7 @@ def _writes(turns: Sequence[Turn], tools: Any, tokenizer: Any) -> bool:
     """Whether ``_WORD`` comes through the chat template."""
     try:
         return _WORD in _renderer(tokenizer, tools)(turns, add_generation_prompt=True)
-    except Exception:  # see _chat_template
+    except Exception:  # see chat_template
         return False
 
 
