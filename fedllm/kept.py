@@ -6,11 +6,12 @@ file of a round can be made again from the others, so damage costs no more than 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from fedllm.errors import EngineError
 from fedllm.fingerprints import digests, first_difference
-from fedllm.runs import RoundDirectory, read_json
+from fedllm.runs import FederationDirectory, RoundDirectory, read_json
 
 LATER = ("metrics.json", "evaluation.json")
 """Files of a round that are written after its hashes were taken."""
@@ -27,13 +28,10 @@ def check_kept(directory: RoundDirectory) -> None:
     Clients' updates may have been deleted to free the disk; what is there must be whole.
 
     Raises:
-        EngineError: A file is missing or was altered.
+        EngineError: A file is missing or was altered, or the round before gives something else now.
     """
-    recorded = {
-        place: digest
-        for place, digest in read_json(directory.metrics).get("sha256", {}).items()
-        if not _freed(directory, place)
-    }
+    hashes = _recorded(directory)
+    recorded = {p: digest for p, digest in hashes.items() if not _freed(directory, p)}
     place = first_difference(directory.path, recorded)
     if place is not None:
         raise EngineError(
@@ -42,6 +40,25 @@ def check_kept(directory: RoundDirectory) -> None:
             f"it, or delete {_to_delete(directory, place)} and give the same command, which makes "
             "the round again from the rest"
         )
+
+    before = FederationDirectory(directory.path.parents[1]).round(directory.number - 1)
+    given = _inside("global", _recorded(before)) if before.done else {}
+    if given and given != _inside("sent", hashes):
+        raise EngineError(
+            f"round {directory.number} did not start from what round {before.number} gives: that "
+            f"one was made again and came out otherwise; delete {directory.path} and every later "
+            "round, and give the same command, which trains them again"
+        )
+
+
+def _recorded(directory: RoundDirectory) -> dict[str, str]:
+    return dict(read_json(directory.metrics).get("sha256", {}))
+
+
+def _inside(folder: str, recorded: Mapping[str, str]) -> dict[str, str]:
+    """The hashes of one folder's files, by path below it."""
+    start = f"{folder}/"
+    return {p.removeprefix(start): digest for p, digest in recorded.items() if p.startswith(start)}
 
 
 def _freed(directory: RoundDirectory, place: str) -> bool:

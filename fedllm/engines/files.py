@@ -82,6 +82,7 @@ def finish_round(
     metrics = _metrics(directory, plan, arrived, report)
     if state.groups:
         metrics["groups"] = dict(state.groups)
+    directory.evaluation.unlink(missing_ok=True)  # of a round that is made again, maybe otherwise
     atomic_json(directory.metrics, {**metrics, "sha256": hash_round(directory)})
     return dict(read_json(directory.metrics))
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fedllm.cli import app
 from fedllm.engines.files import close_and_advance, open_next
+from fedllm.engines.runtime import Runtime
 from fedllm.errors import EngineError, FedLLMError
 from fedllm.eval.audit.assemble import targets_of_run
 from fedllm.eval.benchmarks.arms import run_arms
@@ -172,3 +173,26 @@ def test_no_altered_adapter_is_evaluated_or_audited(copied, use):
     flip(copied / "rounds" / "0001" / "global" / WEIGHTS)
     with pytest.raises(EngineError, match="round 1 closed"):
         use(open_run(copied))
+
+
+def test_a_round_made_again_otherwise_does_not_carry_the_rounds_after_it(
+    finished, copied, monkeypatch
+):
+    first = copied / "rounds" / "0001"
+    shutil.rmtree(first / "updates" / "math")
+    (first / "metrics.json").unlink()
+
+    def fail(self, directory, member, **options):
+        raise OverflowError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Runtime, "train", fail)
+        with pytest.raises(EngineError, match="round 2 did not start from what round 1 gives"):
+            work(finished, copied.name)
+    shutil.rmtree(copied / "rounds" / "0002")
+    work(finished, copied.name)
+    rounds = rounds_of(copied)
+    assert (
+        rounds["rounds/0001/evaluation.json"]
+        != rounds_of(finished / "whole")["rounds/0001/evaluation.json"]
+    )
