@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedllm.adapters.meaning import check_foldable
 from fedllm.adapters.state import Adapter, LoRAFactors
 from fedllm.adapters.tensorfile import Entry, read_header, read_tensor, write_tensors
 from fedllm.atomic import atomic_directory
@@ -36,7 +37,7 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
         How many weights were changed.
 
     Raises:
-        AdapterError: The adapter holds more than LoRA factors, or does not fit the model.
+        AdapterError: The adapter is more than ``scaling * B @ A``, or does not fit the model.
         ModelError: The folder has no safetensors weights.
     """
     if output.exists():
@@ -46,6 +47,7 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
             f"tensor {adapter.aux_names[0]} is no LoRA factor and cannot be folded; merge this "
             "adapter with peft's merge_and_unload"
         )
+    check_foldable(adapter.config, str(adapter.path or "adapter"))
     headers = _headers(base)
     targets = fold_targets(base, adapter)
     with atomic_directory(output) as directory:

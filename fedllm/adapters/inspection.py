@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedllm.adapters.agreement import check_fit
+from fedllm.adapters.keys import PREFIX
 from fedllm.adapters.lowrank import Factors, inner, norm, topr_qr
-from fedllm.adapters.peft_config import module_rank
+from fedllm.adapters.meaning import FIELDS, changes_base, said, unknown, unknown_text
+from fedllm.adapters.peft_config import module_rank, module_scaling
 from fedllm.adapters.state import Adapter, AdapterFile, LoRAFactors, open_adapter
 from fedllm.errors import AdapterError
 
@@ -81,13 +84,23 @@ def inspect(path: Path) -> Summary:
         norm=math.sqrt(sum(m.norm**2 for m in modules if m.finite)),
         effective_rank=statistics.fmean(live) if live else 0.0,
         finite=all(m.finite for m in modules) and not list(_broken_aux(adapter)),
-        variants=[key for key in VARIANTS if adapter.config.get(key)],
+        variants=variants(adapter.config),
         aux=list(adapter.aux_names),
         modules=modules,
     )
 
 
-VARIANTS = ("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias", "use_qalora")
+def variants(config: Mapping[str, Any]) -> list[str]:
+    """Fields beyond plain LoRA that are set, with their values where these say more than yes."""
+    named = ["use_rslora", *(key for key, meaning in FIELDS.items() if meaning.across == "equal")]
+    told = [(key, said(config, key)) for key in named if said(config, key) is not None]
+    return [key if value is True else f"{key}={value:.60}" for key, value in told] + [
+        f"{key}?" for key in unknown(config)
+    ]
+
+
+BIAS = ".lora_B.bias"
+"""End of the name of a bias that peft multiplies by the scaling, as it does ``B``."""
 
 
 def _module(name: str, factors: LoRAFactors) -> ModuleSummary:
@@ -140,31 +153,45 @@ class Difference:
 
 
 def diff(left: Path, right: Path) -> list[Difference]:
-    """Distance of two adapters in ``scaling * B @ A``, per module and, last, in all.
+    """Distance of two adapters in ``scaling * B @ A``, per module, in their other tensors, in all.
 
-    Ranks and scalings may differ; factors that mean the same update have distance 0.
+    Ranks and scalings may differ; factors that mean the same update have distance 0. Tensors beside
+    the factors (``modules_to_save``, biases, DoRA magnitudes, token rows) come under their names.
 
     Raises:
-        AdapterError: They do not adapt the same modules.
+        AdapterError: They do not adapt the same modules, or tensors of one name mean different
+            things.
     """
     a, b = open_adapter(left), open_adapter(right)
-    if set(a.modules) != set(b.modules):
-        name = min(set(a.modules) ^ set(b.modules))
-        raise AdapterError(f"module {name} is in one of {left} and {right} alone; compare others")
-    rows, sums = [], [0.0, 0.0, 0.0, 0.0]
-    for name in a.modules:
-        if a.outline(name) != b.outline(name):
+    check_fit({str(left): a, str(right): b}, check_base=False)
+    squares = {name: _squares(_update(a.factors(name)), _update(b.factors(name)))
+               for name in a.modules}  # fmt: skip
+    for name in a.aux_names:
+        one, two = aux_value(a, name), aux_value(b, name)
+        if one.shape != two.shape:
             raise AdapterError(
-                f"module {name}: {left} maps {a.outline(name)[0]} to {a.outline(name)[1]}, "
-                f"{right} {b.outline(name)[0]} to {b.outline(name)[1]}; compare adapters of one "
-                "base model"
+                f"tensor {name}: {left} has shape {tuple(one.shape)}, {right} {tuple(two.shape)}; "
+                "compare adapters of one base model"
             )
-        one, two = _update(a.factors(name)), _update(b.factors(name))
-        gap = norm((torch.cat([one[0], -two[0]], 1), torch.cat([one[1], two[1]], 0)))
-        squares = [inner(one, one), inner(two, two), inner(one, two), gap**2]
-        rows.append(_difference(name, squares))
-        sums = [total + value for total, value in zip(sums, squares, strict=True)]
-    return [*rows, _difference("total", sums)]
+        squares[name] = [float((x * y).sum()) for x, y in ((one, one), (two, two), (one, two))]
+        squares[name].append(float((one - two).square().sum()))
+    rows = [_difference(name, values) for name, values in squares.items()]
+    return [*rows, _difference("total", [sum(v) for v in zip(*squares.values(), strict=True)])]
+
+
+def _squares(one: Factors, two: Factors) -> list[float]:
+    """Squared norms of two updates, their inner product, and the squared norm of the gap."""
+    gap = norm((torch.cat([one[0], -two[0]], 1), torch.cat([one[1], two[1]], 0)))
+    return [inner(one, one), inner(two, two), inner(one, two), gap**2]
+
+
+def aux_value(adapter: Adapter, name: str) -> Tensor:
+    """A tensor beside the factors as it acts, float64: a bias of ``lora_B`` with its scaling."""
+    tensor = adapter.aux_tensor(name).double()
+    if name.endswith(BIAS):
+        module = name.removeprefix(PREFIX).removesuffix(BIAS)
+        tensor = tensor * module_scaling(adapter.config, module)
+    return tensor
 
 
 def _difference(module: str, squares: list[float]) -> Difference:
@@ -220,10 +247,12 @@ def _lint_config(adapter: AdapterFile) -> Iterator[Finding]:
     config: dict[str, Any] = adapter.config
     if not config.get("base_model_name_or_path"):
         yield Finding("warning", "adapter_config.json", "names no base_model_name_or_path")
-    init = config.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower().startswith(("pissa", "olora", "corda", "loftq")):
-        text = f"init_lora_weights={init} changes the base weights; combine at equal rank alone"
+    if changes_base(config):
+        text = "changes the base weights; combine at equal rank alone, and do not fold"
+        text = f"init_lora_weights={config['init_lora_weights']!s:.80} {text}"
         yield Finding("warning", "adapter_config.json", text)
+    for field in unknown(config):
+        yield Finding("error", "adapter_config.json", unknown_text(config, field))
     for field in ("rank_pattern", "alpha_pattern"):
         for key in config.get(field) or {}:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in adapter.modules):

@@ -12,13 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fedllm.adapters.meaning import UNORDERED, refused
 from fedllm.errors import AdapterError
-
-UNSUPPORTED = ("target_parameters", "use_bdlora", "kasa_config", "monteclora_config")
-"""Settings under which ``scaling * B @ A`` per module is not what the adapter means."""
-
-UNORDERED = ("target_modules", "modules_to_save", "exclude_modules")
-"""Lists peft treats as sets and writes in the order of the process's hash seed."""
 
 FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 
@@ -36,14 +31,12 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{where}: peft_type is {kind!r}, expected 'LORA'; train a LoRA adapter")
-    for key in UNSUPPORTED:
-        if config.get(key):
-            raise AdapterError(
-                f"{where}: {key} is set, so the adapter is more than two factors for each module "
-                "and cannot be combined; train it again without, naming linear layers by "
-                "target_modules, or leave it out"
-            )
     _check_types(config, where)
+    for key, why in refused(config):
+        raise AdapterError(
+            f"{where}: {key} is set, so the adapter is more than two factors for each module and "
+            f"cannot be combined ({why}); leave it out"
+        )
     ranks = [("r", config.get("r")), *_pattern(config, "rank_pattern", where).items()]
     for key, value in ranks:
         if type(value) is not int or value < 1:

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fedllm.adapters.agreement import check_start
 from fedllm.adapters.lowrank import pairwise_inner_products
+from fedllm.adapters.meaning import changes_base, check_remainder, remainder_config
 from fedllm.adapters.memory import Memory
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import (
@@ -129,6 +131,9 @@ def combine_adapters(
     adapters = {name: opened(name, sources[name]) for name in sorted(sources)}
     start = None if sent is None else opened(SENT, sent)
     check_inputs(chosen, adapters, start, check_base=check_base)
+    if keep_remainder and "remainder" in chosen.traits:
+        name, first = next(iter(adapters.items()))
+        check_remainder(first.config, name, merged=False)
     with one_blas_thread():
         notes: list[str] = []
         from_mean = None
@@ -240,16 +245,20 @@ def _assembled(
         outliers=norm_outliers(total) if total else [],
         from_mean=from_mean,
     )
-    state = _adapter({p.module: p.factors for p in pieces}, aux, reference)
+    lora = {p.module: p.factors for p in pieces}
+    for module, factors in lora.items():
+        check_start(reference, module, factors.rank, factors.scaling)
+    state = _adapter(lora, aux, reference.config)
+    left = _adapter(rest, {}, remainder_config(reference.config)) if rest else None
     memory = {f"{p.module}/{name}": t for p in pieces for name, t in p.memory.items()}
-    return Outcome(state, report, _adapter(rest, {}, reference) if rest else None, memory)
+    return Outcome(state, report, left, memory)
 
 
 def _adapter(
-    lora: dict[str, LoRAFactors], aux: dict[str, Tensor], reference: Adapter
+    lora: dict[str, LoRAFactors], aux: dict[str, Tensor], config: Mapping[str, Any]
 ) -> AdapterState:
     shapes = {module: (factors.rank, factors.scaling) for module, factors in lora.items()}
-    return AdapterState(lora, aux, with_ranks(reference.config, shapes))
+    return AdapterState(lora, aux, with_ranks(config, shapes))
 
 
 def pairwise_products(adapters: Mapping[str, Adapter], sent: Adapter | None = None) -> Tensor:
@@ -295,6 +304,11 @@ def _selected(
     rest = 1.0 - math.fsum(kept.values())
     if sent is not None and rest > 1e-12:
         taking_part[SENT], kept[SENT] = sent, rest
+    if sent is None and rest > 1e-12 and changes_base(next(iter(adapters.values())).config):
+        raise ConfigError(
+            "the rule shortens updates, and init_lora_weights put a part of the base weights into "
+            "them; give the adapter the clients started from as sent (--sent)"
+        )
     if not kept:
         raise ConfigError(
             "half of the updates are zero, so their median norm bounds all others to nothing; "

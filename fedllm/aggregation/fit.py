@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedllm.adapters.agreement import check_fit, misfits, odd_ones
 from fedllm.adapters.collect import names_of, refuse_repeats
 from fedllm.adapters.state import Adapter, check_finite, open_adapter
 from fedllm.aggregation.rules import Chosen, Rule, find_rule
@@ -63,71 +63,6 @@ def named(
     places = [f"client{k:0{digits}d}" for k in range(len(sources))]
     names = list(names_of(paths)) if len(paths) == len(sources) else places
     return dict(zip(names, sources, strict=True)), dict(zip(names, weights, strict=True))
-
-
-def check_fit(adapters: Mapping[str, Adapter], *, check_base: bool = True) -> None:
-    """Refuses adapters that do not adapt the same modules of the same base model.
-
-    Raises:
-        AdapterError: Names the client that differs from the majority.
-    """
-    for client, reason in misfits(adapters, check_base=check_base):
-        raise AdapterError(f"{client}: {reason}")
-
-
-def misfits(
-    adapters: Mapping[str, Adapter], *, check_base: bool = True
-) -> Iterator[tuple[str, str]]:
-    """Client and reason for every adapter that differs from the majority (ties: first by name)."""
-    if check_base:
-        bases = {n: str(a.config.get("base_model_name_or_path")) for n, a in adapters.items()}
-        for name, usual in _odd_ones(bases):
-            yield (
-                name,
-                f"was trained on base model {bases[name]!r}, the others on {usual!r}; leave it "
-                "out, or pass check_base=False (--any-base) for two names of one model",
-            )
-    for flag in ("fan_in_fan_out", "use_dora"):
-        flags = {n: bool(a.config.get(flag)) for n, a in adapters.items()}
-        for name, usual in _odd_ones(flags):
-            yield name, f"has {flag}={flags[name]}, the others {usual}; correct its config"
-    for what, sets in (
-        ("module", {n: a.modules for n, a in adapters.items()}),
-        ("tensor", {n: a.aux_names for n, a in adapters.items()}),
-    ):
-        for name, usual in _odd_ones(sets):
-            differing = min(set(sets[name]) ^ set(usual))
-            verb = "has" if differing in sets[name] else "lacks"
-            yield (
-                name,
-                f"{verb} {what} {differing}, unlike the others; leave it out or train it with "
-                "the same target_modules, modules_to_save and bias",
-            )
-    yield from _odd_shapes(adapters)
-
-
-def _odd_shapes(adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:
-    common = set[str].intersection(*(set(a.modules) for a in adapters.values()))
-    for module in sorted(common):
-        outlines = {n: a.outline(module) for n, a in adapters.items()}
-        for name, usual in _odd_ones(outlines):
-            mine = outlines[name]
-            yield (
-                name,
-                f"module {module} maps {mine[0]} to {mine[1]} as {mine[2]}, in the others "
-                f"{usual[0]} to {usual[1]} as {usual[2]}; it was trained on another base model, "
-                "leave it out",
-            )
-
-
-def _odd_ones(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Names whose value is not the commonest, each with that value."""
-    first = next(iter(values.values()))
-    if all(value == first for value in values.values()):
-        return []
-    counts = Counter(values.values())
-    usual = max(values.values(), key=lambda value: counts[value])
-    return [(name, usual) for name, value in values.items() if value != usual]
 
 
 def screened(
@@ -191,7 +126,7 @@ def _odd_ranks(rule: str, adapters: Mapping[str, Adapter]) -> Iterator[tuple[str
     able = ", ".join(POINTS["rule"].having("mixed_ranks"))
     for module in next(iter(adapters.values())).modules:
         ranks = {name: adapter.rank(module) for name, adapter in adapters.items()}
-        for name, usual in _odd_ones(ranks):
+        for name, usual in odd_ones(ranks):
             yield (
                 name,
                 f"module {module} has rank {ranks[name]}, the others {usual}; rule {rule} needs "

@@ -26,6 +26,7 @@ from fedllm.adapters.manifest import (
     record_input,
     sha256,
 )
+from fedllm.adapters.meaning import check_remainder
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import AdapterState, write_adapter
 from fedllm.aggregation.combine import Outcome, combine_adapters, one_blas_thread
@@ -140,7 +141,9 @@ def publish(
             f"({reasons or 'no others were given'}); mend them or lower it"
         )
     if base is not None:  # finds another model's adapter before the work
-        fold_targets(base, opened(*next(iter(usable.items()))))
+        name, first = next((name, opened(name, path)) for name, path in usable.items())
+        check_remainder(first.config, name, merged=True)
+        fold_targets(base, first)
     weights = {name: job.weights[name] for name in usable if name in job.weights}
     job = replace(job, weights=weights)
     outcome = _run(job, usable, sent, floor=floor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,10 @@ def inspect(
     ]
     titles = "adapter|base model|modules|rank|scaling|dtype|norm|eff. rank|size|notes"
     print_table(titles.split("|"), rows)
+    for name, s in summaries.items():
+        if s.aux:
+            kinds = s.aux if modules else _kinds(s.aux)
+            typer.echo(f"{name}: trained beside the factors: {', '.join(kinds)}")
     for name, s in summaries.items() if modules else ():
         print_table(
             [name, "d_out x d_in", "rank", "scaling", "norm", "eff. rank"],
@@ -63,6 +68,12 @@ def inspect(
                 for m in s.modules
             ],
         )
+
+
+def _kinds(names: list[str]) -> list[str]:
+    """Tensors by the last two parts of their names, with how many of each."""
+    counts = Counter(".".join(name.split(".")[-2:]) for name in names)
+    return [f"{kind} x {n}" if n > 1 else kind for kind, n in counts.items()]
 
 
 def diff(

@@ -266,8 +266,9 @@ def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Pa
 
 def _products(sources: dict[str, Path], sent: Path | None) -> Tensor:
     """``<DW_j, DW_k>`` of adapters on disk, or of their steps from what was sent."""
+    from fedllm.adapters.agreement import check_fit
     from fedllm.aggregation.combine import one_blas_thread, pairwise_products
-    from fedllm.aggregation.fit import check_fit, opened
+    from fedllm.aggregation.fit import opened
     from fedllm.aggregation.stack import SENT
 
     adapters = {name: opened(name, path) for name, path in sources.items()}
