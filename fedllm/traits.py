@@ -12,6 +12,7 @@ from dataclasses import dataclass
 TRAITS = {
     # what a rule gives
     "linear": "a weighted sum of what clients send, so masks and noise calibrated to a sum hold",
+    "sums": "can be computed from sums over clients alone, phase by phase",
     "gauge_stable": "factors stay comparable from round to round, so a server step may keep some",
     "mixed_ranks": "clients may have different ranks",
     "nested": "its first ranks are the best adapter of that rank",

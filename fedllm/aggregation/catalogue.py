@@ -225,14 +225,14 @@ _TRUST = ("mixed_ranks", "nested", "selects")
 ENTRIES = {
     "fed-sb": _entry(
         FedSB, "fedsb:fed_sb", "Fed-SB", _ARXIV + "2502.15436",
-        "linear", "gauge_stable", "needs_sent", "core",
+        "sums", "linear", "gauge_stable", "needs_sent", "core",
     ),
     "fedex": _entry(
         FedEx, "fedex:fedex", "FedEx-LoRA", _ARXIV + "2410.09432",
         "gauge_stable", "remainder", "sends_stack",
     ),
     "fedit": _entry(
-        FedIT, "fedit:fedit", "FedIT", _ARXIV + "2305.05644", "linear", "gauge_stable"
+        FedIT, "fedit:fedit", "FedIT", _ARXIV + "2305.05644", "sums", "linear", "gauge_stable"
     ),
     "fedmomentum": _entry(
         FedMomentum, "flexlora:fedmomentum", "FedMomentum", _ARXIV + "2603.08014",
@@ -243,14 +243,15 @@ ENTRIES = {
     ),
     "fedsa": _entry(
         FedSA, "fedsa:fedsa", "FedSA-LoRA", _ARXIV + "2410.01463",
-        "linear", "gauge_stable", "per_client_state",
+        "sums", "linear", "gauge_stable", "per_client_state",
     ),
     "fedsvd": _entry(
-        FedSVD, "fedsvd:fedsvd", "FedSVD", _ARXIV + "2505.12805", "linear", "nested", "trains_B"
+        FedSVD, "fedsvd:fedsvd", "FedSVD", _ARXIV + "2505.12805",
+        "sums", "linear", "nested", "trains_B",
     ),
     "ffa": _entry(
         FFA, "ffa:ffa", "FFA-LoRA", _ARXIV + "2403.12313",
-        "linear", "gauge_stable", "trains_B", "keeps_A",
+        "sums", "linear", "gauge_stable", "trains_B", "keeps_A",
     ),
     "flexlora": _entry(
         FlexLoRA, "flexlora:flexlora", "FlexLoRA", _ARXIV + "2402.11505", "mixed_ranks", "nested"
@@ -272,7 +273,7 @@ ENTRIES = {
     ),
     "krum": _entry(Krum, "robust:krum", "Krum", _ARXIV + "1703.02757", *_TRUST),
     "lora-fair": _entry(
-        LoraFair, "lora_fair:lora_fair", "LoRA-FAIR", _ARXIV + "2411.14961", "gauge_stable"
+        LoraFair, "lora_fair:lora_fair", "LoRA-FAIR", _ARXIV + "2411.14961", "sums", "gauge_stable"
     ),
     "median": _entry(
         Median, "robust:median", "geometric median", _ARXIV + "1912.13445", *_TRUST
@@ -288,7 +289,7 @@ ENTRIES = {
     ),
     "rolora": _entry(
         RoLoRA, "ffa:rolora", "RoLoRA", _ARXIV + "2502.01755",
-        "linear", "gauge_stable", "alternates",
+        "sums", "linear", "gauge_stable", "alternates",
     ),
     "trimmed-mean": _entry(TrimmedMean, "robust:trimmed_mean", "trimmed mean", "", *_TRUST),
 }  # fmt: skip

@@ -9,6 +9,7 @@ https://arxiv.org/abs/2305.05644.
 
 from __future__ import annotations
 
+from fedllm.aggregation.phases import Phase, steps
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 
@@ -16,3 +17,8 @@ from fedllm.aggregation.stack import Stack
 def fedit(stack: Stack) -> Combined:
     """Averages both factors."""
     return Combined(stack.mean_B(), stack.mean_A())
+
+
+def fedit_phases() -> list[Phase]:
+    """Both factors' steps in one sum."""
+    return [steps("BA")]

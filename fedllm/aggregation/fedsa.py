@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from fedllm.aggregation.phases import Known, Phase, steps
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 
@@ -25,3 +26,15 @@ def fedsa(stack: Stack, *, server_B: Literal["mean", "zero"] = "mean") -> Combin
     """
     b = stack.mean_B()
     return Combined(b if server_B == "mean" else torch.zeros_like(b), stack.mean_A())
+
+
+def fedsa_phases(*, server_B: Literal["mean", "zero"] = "mean") -> list[Phase]:
+    """The steps of ``A``; those of ``B`` only where the server is to hold their mean."""
+    if server_B == "mean":
+        return [steps("BA")]
+    term, add = steps("A")
+
+    def finish(total: Known, known: Known) -> Known:
+        return {**add(total, known), "B": torch.zeros_like(known["B"])}
+
+    return [(term, finish)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedllm.adapters.lowrank import distance, norm
+from fedllm.aggregation.phases import Known, Phase
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 from fedllm.errors import AdapterError
@@ -36,6 +37,19 @@ def fed_sb(stack: Stack) -> Combined:
             )
         core.add_(mine, alpha=stack.weights[k])
     return Combined(b_0 @ core, a_0)
+
+
+def fed_sb_phases() -> list[Phase]:
+    """The cores' steps from the one that was sent, ``r x r`` a module."""
+
+    def term(b: Tensor, a: Tensor, known: Known) -> dict[str, Tensor]:
+        own = (_inverse(known["B"]) @ b) @ (a @ _inverse(known["A"]))  # R_k (r, r)
+        return {"R": own - torch.eye(len(own), dtype=own.dtype)}
+
+    def finish(total: Known, known: Known) -> Known:
+        return {**known, "B": known["B"] + known["B"] @ total["R"]}
+
+    return [(term, finish)]
 
 
 def _inverse(factor: Tensor) -> Tensor:

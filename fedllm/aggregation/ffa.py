@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from fedllm.aggregation.phases import Phase, steps
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 from fedllm.errors import AdapterError
@@ -27,6 +28,16 @@ def rolora(stack: Stack) -> Combined:
         return Combined(stack.mean_B(), stack.A(0))
     _refuse_different(stack, "B", "rolora")
     return Combined(stack.B(0), stack.mean_A())
+
+
+def ffa_phases() -> list[Phase]:
+    """The steps of ``B``."""
+    return [steps("B")]
+
+
+def rolora_phases() -> list[Phase]:
+    """Both factors' steps; those of the frozen one sum to zero."""
+    return [steps("BA")]
 
 
 def shared(stack: Stack, factor: str) -> bool:

@@ -26,9 +26,11 @@ from torch import Tensor
 
 from fedllm.adapters.lowrank import concatenated, eigh, inner_products
 from fedllm.aggregation.lora_fair_paper import column_cosine, descend, flat_cosine
-from fedllm.aggregation.lora_fair_ridge import alternate
+from fedllm.aggregation.lora_fair_ridge import alternate, ridge_phases
+from fedllm.aggregation.phases import Phase
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
+from fedllm.errors import ConfigError
 from fedllm.seeds import derive_seed, torch_rng
 
 Solver = Literal["ridge", "cosine", "sgd-paper"]
@@ -70,7 +72,7 @@ def lora_fair(
         lr: Step size of ``sgd-paper``.
         seed: Seed of the Xavier start of ``sgd-paper``.
     """
-    lam = lam if lam is not None else 0.01 if sweeps == 1 else 0.6
+    lam = _penalty(lam, sweeps)
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
     unit_a, unit_b = _unit(a_mean), _unit(b_mean)
     if (unit_a or unit_b) and solver != "sgd-paper":  # squares would leave float32
@@ -107,6 +109,34 @@ def lora_fair(
     gradient = flat_cosine(target.double(), gram, target_norm)
     fitted = descend(b_mean.double(), gradient, lam=lam, steps=steps, lr=lr, seed=key)
     return Combined(fitted.to(stack.dtype), a_mean)
+
+
+def lora_fair_phases(
+    *,
+    solver: Solver = "ridge",
+    sweeps: int = 1,
+    lam: float | None = None,
+    rescale: Rescale = "best",
+    axis: Axis = "flat",
+    steps: int = 1000,
+    lr: float = 0.01,
+    seed: int = 0,
+) -> list[Phase]:
+    """Ridge as sums over clients.
+
+    Raises:
+        ConfigError: Another solver: it needs the norm of the mean update, which is no sum.
+    """
+    if solver != "ridge":
+        raise ConfigError(
+            f"rule lora-fair solver={solver} needs the norm of the mean update, which no sum over "
+            "clients gives; use solver=ridge"
+        )
+    return ridge_phases(_penalty(lam, sweeps), sweeps)
+
+
+def _penalty(lam: float | None, sweeps: int) -> float:
+    return lam if lam is not None else 0.01 if sweeps == 1 else 0.6
 
 
 ORDINARY = 40

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors, eigh
+from fedllm.aggregation.phases import Known, Phase, steps
 from fedllm.aggregation.stack import Stack
 
 
@@ -47,6 +48,46 @@ def alternate(stack: Stack, b_mean: Tensor, a_mean: Tensor, *, lam: float, sweep
             missing = _missing_in_a(stack, b, b_mean, a_mean)
             a = a_mean + solve_ridge(missing.T, b.T @ b, pull_a).T
     return b, a
+
+
+def ridge_phases(lam: float, sweeps: int) -> list[Phase]:
+    """The same as sums over clients: first of the factors, then one for every half-step.
+
+    The first half-step is ``sum p_k B_k (A_k Am^T)`` without what the means alone make of it.
+    """
+    term, add = steps("BA")
+
+    def means(total: Known, known: Known) -> Known:
+        mean = add(total, known)
+        return {"B": mean["B"], "A": mean["A"], "Bm": mean["B"], "Am": mean["A"]}
+
+    halves = [_half_in_b(lam) if half % 2 == 0 else _half_in_a(lam) for half in range(sweeps)]
+    return [(term, means), *halves]
+
+
+def _half_in_b(lam: float) -> Phase:
+    def term(b: Tensor, a: Tensor, known: Known) -> dict[str, Tensor]:
+        return {"N": (b - known["Bm"]) @ ((a - known["Am"]) @ known["A"].T)}
+
+    def finish(total: Known, known: Known) -> Known:
+        a, a_mean, b_mean = known["A"], known["Am"], known["Bm"]
+        missing = total["N"] + b_mean @ ((a_mean - a) @ a.T)
+        return {**known, "B": b_mean + solve_ridge(missing, a @ a.T, lam * _mean_square(a_mean))}
+
+    return term, finish
+
+
+def _half_in_a(lam: float) -> Phase:
+    def term(b: Tensor, a: Tensor, known: Known) -> dict[str, Tensor]:
+        return {"N": (known["B"].T @ (b - known["Bm"])) @ (a - known["Am"])}
+
+    def finish(total: Known, known: Known) -> Known:
+        b, a_mean, b_mean = known["B"], known["Am"], known["Bm"]
+        missing = total["N"] + (b.T @ (b_mean - b)) @ a_mean
+        pull = lam * _mean_square(b_mean.T)
+        return {**known, "A": a_mean + solve_ridge(missing.T, b.T @ b, pull).T}
+
+    return term, finish
 
 
 def solve_ridge(missing: Tensor, gram: Tensor, pull: float) -> Tensor:
