@@ -72,6 +72,7 @@ def atomic_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
+    retired = temporary.with_name(f"{temporary.name}-old")
     try:
         yield temporary
         temporary.chmod(mode)
@@ -79,15 +80,15 @@ def atomic_directory(path: Path, *, mode: int = 0o755) -> Iterator[Path]:
             if file.is_file():
                 _sync(file)
         if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-            path.rename(retired / path.name)
-            temporary.rename(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(path)
+            path.rename(retired)
+        temporary.rename(path)
     except BaseException:
+        if retired.exists() and not path.exists():
+            retired.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def sweep(directory: Path) -> None:

@@ -43,9 +43,10 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
             raise AdapterError(f"{where}: rank {key}={value!r}, expected a positive integer")
     alphas = [("lora_alpha", config.get("lora_alpha"))]
     for key, value in [*alphas, *_pattern(config, "alpha_pattern", where).items()]:
-        if type(value) not in (int, float) or not 0 < abs(value) < 1e30:
+        if type(value) not in (int, float) or not 1e-30 < abs(value) < 1e30:
             raise AdapterError(
-                f"{where}: alpha {key}={value!r}, expected a finite number other than zero"
+                f"{where}: alpha {key}={value!r:.80}, expected a number of size 1e-30 to 1e30; "
+                "leave the adapter out, or correct its config"
             )
 
 

@@ -6,8 +6,9 @@ writes adapter, manifest and model card at once, ``verify`` runs it again and co
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def publish(
     skip_bad: bool = False,
     min_clients: int = 1,
     overwrite: bool = False,
-    floor: bool = True,
+    measured: bool = True,
 ) -> tuple[AggregationReport, dict[str, str]]:
     """Combines adapters and writes the result whole or not at all.
 
@@ -114,7 +115,7 @@ def publish(
         skip_bad: Leave out what cannot be combined in place of stopping.
         min_clients: Fewest clients with which the result stands.
         overwrite: Replace an earlier aggregate at ``output``.
-        floor: Whether the report includes the least possible residual.
+        measured: Whether the report says what was lost, and what the least possible loss is.
 
     Returns:
         The report, and the reason for every client left out.
@@ -146,7 +147,7 @@ def publish(
         fold_targets(base, first)
     weights = {name: job.weights[name] for name in usable if name in job.weights}
     job = replace(job, weights=weights)
-    outcome = _run(job, usable, sent, floor=floor)
+    outcome = _run(job, usable, sent, measured=measured)
     with atomic_directory(output) as directory:
         _write_outputs(outcome, job, directory, base)
         manifest = Manifest(
@@ -204,7 +205,7 @@ def verify(directory: Path) -> list[str]:
         None if record is None else _input_path(directory, record) for record in others.values()
     )
     with tempfile.TemporaryDirectory() as scratch:
-        _write_outputs(_run(job, sources, sent, floor=False), job, Path(scratch), base)
+        _write_outputs(_run(job, sources, sent, measured=False), job, Path(scratch), base)
         again = hash_outputs(Path(scratch))
     return [
         f"{name}: combining the inputs again gives other bytes"
@@ -213,13 +214,14 @@ def verify(directory: Path) -> list[str]:
     ]
 
 
-def _run(job: Job, sources: Mapping[str, Path], sent: Path | None, *, floor: bool) -> Outcome:
+def _run(job: Job, sources: Mapping[str, Path], sent: Path | None, *, measured: bool) -> Outcome:
     return combine_adapters(
         sources,
         job.weights,
         job.rule,
         sent=sent,
-        floor=floor,
+        measured=measured,
+        floor=measured,
         check_base=job.check_base,
         keep_remainder=job.residual != "drop",
         **job.settings,
@@ -281,12 +283,41 @@ def _check_output(output: Path, overwrite: bool, inputs: Sequence[Path]) -> None
     for path in inputs:
         if where == path.resolve() or where in path.resolve().parents:
             raise ConfigError(f"--out {output} holds the input {path}; choose another directory")
+        if path.resolve() in where.parents:
+            raise ConfigError(f"--out {output} lies in the input {path}; choose another directory")
+    check_place(output, "--out")
     if not output.exists():
         return
     if not (output / MANIFEST).is_file():
         raise ConfigError(f"--out {output} exists and is no earlier aggregate; choose a new name")
     if not overwrite:
         raise ConfigError(f"--out {output} exists; choose a new name or give --overwrite")
+
+
+def check_file(path: Path, option: str, output: Path, inputs: Iterable[Path]) -> None:
+    """Refuses a file beside the output that could not be written, or would replace an input.
+
+    Raises:
+        ConfigError: Names ``option`` and what is there.
+    """
+    where, out = path.resolve(), output.resolve()
+    if path.is_dir() or where == out or where in out.parents:
+        raise ConfigError(
+            f"{option} {path} is a directory; name a file, e.g. {path / option.strip('-')}.json"
+        )
+    for source in inputs:
+        if source.resolve() in where.parents:
+            raise ConfigError(f"{option} {path} lies in the input {source}; choose another place")
+    check_place(path, option)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raises ``ConfigError`` where ``path`` cannot be made in the nearest folder that exists."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {path}: {folder} is a file; choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path}: {folder} is not yours to write; choose another place")
 
 
 def model_card(manifest: Manifest, report: AggregationReport, config: Mapping[str, Any]) -> str:

@@ -94,6 +94,9 @@ def aggregate(
         bool, typer.Option("--overwrite", help="Replace an earlier aggregate at --out.")
     ] = False,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON.")] = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Combine alone: do not measure what was lost.")
+    ] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Draw residuals, layer by projection, as SVG.")
     ] = None,
@@ -105,11 +108,18 @@ def aggregate(
     everything (`fedllm verify` makes it again) and a model card.
     """
     from fedllm.adapters.collect import collect
-    from fedllm.aggregation.publish import Job, publish
+    from fedllm.aggregation.publish import Job, check_file, publish
     from fedllm.atomic import atomic_json, atomic_text
-    from fedllm.errors import AdapterError
+    from fedllm.errors import AdapterError, ConfigError
 
     sources = collect(adapters)
+    for option, path in (("--report", report), ("--figure", figure)):
+        if path is not None and no_report:
+            raise ConfigError(
+                f"{option} {path} shows what --no-report leaves out; drop one of them"
+            )
+        if path is not None:
+            check_file(path, option, out, [*sources.values(), *([sent] if sent else [])])
     screen = partial(_usable, rule=rule, any_base=any_base)
     weighed = _weights(
         sources,
@@ -140,6 +150,7 @@ def aggregate(
         skip_bad=skip_bad,
         min_clients=min_clients,
         overwrite=overwrite,
+        measured=not no_report,
     )
     value = {**record.to_dict(), "excluded": excluded, "out": str(out)}
     if report is not None:
