@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import betaincinv
 
 from fedllm.eval.audit.canaries import canary_samples, draw_canaries, reference_samples, references
 from fedllm.eval.audit.findings import Design
@@ -116,6 +117,10 @@ class World:
         """What was drawn."""
         found = self.statistics_of[target.name if target else "base"]
         return [found[example.id] for example in examples]
+
+    def responses(self, examples: Sequence[Example]) -> list[str]:
+        """What is left of every response: nothing is cut."""
+        return [example.output for example in examples]
 
     def of(self, target: Target | None, group: Group) -> list[TokenStatistics]:
         """The same of a group."""
@@ -223,9 +228,7 @@ def with_twins(
 
 def skill(mean: float, easy: float, luck: float) -> float:
     """A text's chance to have a token won: the same luck for every model, more skill for some."""
-    from scipy.stats import beta
-
-    return float(beta.ppf(luck, mean * easy, (1 - mean) * easy))
+    return float(betaincinv(mean * easy, (1 - mean) * easy, luck))
 
 
 def text(length: int, chance: float, way: str, rng: Rng) -> TokenStatistics:
