@@ -44,9 +44,9 @@ from fedllm.eval.probes.looks import (
     beginning,
     continued,
     drawn,
+    draws,
     hard_to_guess,
     modes,
-    most_draws,
     others,
     prefix,
 )
@@ -162,8 +162,9 @@ def _prefixes(scores: Scores, design: Design, name: str) -> list[Finding]:
 def _sampled(scores: Scores, design: Design, name: str) -> list[Finding]:
     """By drawing: as often as luck leaves non-members alone, and by other numbers of draws."""
     how = f"With probability {CONFIDENCE:g} or more (top-{TOP_K}, temperature 1) there are"
-    main = drawn(scores, most_draws(scores, name))
-    looks = [drawn(scores, queries, length) for length in DRAWN for queries in QUERIES]
+    queries = draws(scores, name)
+    main = drawn(scores, queries[0])
+    looks = [drawn(scores, number, length) for length in DRAWN for number in queries]
     return [
         _decisive(SAMPLED, how, main, design, name),
         *_alarms(SAMPLED, how, others(main, looks), design, name),

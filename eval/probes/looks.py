@@ -29,8 +29,10 @@ RUNS = (16, 8)
 """Tokens in a row that count wherever they stand in a longer response."""
 PREFIXES = (8, 16, 32, 50)
 PERCENTS = (30, 80)
-QUERIES = (1, 10, 100, 1_000, 10_000)
+QUERIES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 CONFIDENCE = 0.5
+LUCKY = 0.1
+"""Share of non-members whose response may appear among draws that are looked at."""
 HARD = 1e-3
 """Chance of a draw under the base model up to which a response is hard to guess."""
 Wanted = dict[Group, list[int]]
@@ -149,11 +151,19 @@ def prefix(mode: str, content: int) -> int:
     return int(number) if unit == "tokens" else math.floor(content * int(number) / 100)
 
 
-def most_draws(scores: Scores, name: str) -> int:
-    """The most draws at which luck gives no non-member's response; more show what anybody gets."""
-    lucky = (q for q in QUERIES if any(drawn(scores, q).leaks(name)["nonmember"]))
-    first = next(lucky, None)
-    return QUERIES[-1] if first is None else QUERIES[max(0, QUERIES.index(first) - 1)]
+def draws(scores: Scores, name: str) -> list[int]:
+    """Numbers of draws worth a look, the one that decides first.
+
+    It is the largest at which luck gives no non-member's response; where luck gives more than
+    ``LUCKY`` of them, anybody's response appears.
+    """
+    lucky = []
+    for queries in QUERIES:
+        leaks = drawn(scores, queries).leaks(name)["nonmember"]
+        lucky.append(sum(leaks) / max(1, len(leaks)))
+    decides = max((q for q, rate in zip(QUERIES, lucky, strict=True) if not rate), default=1)
+    few = [q for q, rate in zip(QUERIES, lucky, strict=True) if rate <= LUCKY and q != decides]
+    return [decides, *few]
 
 
 def discoverable(log_p: float | None, queries: int, confidence: float) -> bool:
