@@ -352,8 +352,8 @@ class EvalConfig(Section):
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int = Field(32, ge=1)
     probe_samples: int = Field(0, ge=0)
-    """Private samples per client set aside as non-members of the quick extraction probe, and drawn
-    as its members; 0 skips the probe."""
+    """Private samples per client set aside as non-members of the extraction probe, which is that of
+    the privacy audit on the samples that an audit of the run would take; 0 skips it."""
 
 
 class AuditConfig(Section):

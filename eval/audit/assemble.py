@@ -29,6 +29,11 @@ from fedllm.runs import ONE, RunDirectory, adapters_in, read_json
 from fedllm.seeds import derive_seed, numpy_rng
 from fedllm.types import Example
 
+
+class TooFewError(DataError):
+    """So few members or non-members are left that nothing can be measured."""
+
+
 FEWEST = 10
 """Members, and non-members, below which nothing can be measured."""
 SMALLEST_EFFECT = detectable_auc(FEWEST, FEWEST)
@@ -244,11 +249,9 @@ def _secrets(canaries: Sequence[Canary], settings: Settings, seed: int) -> list[
 
 
 def _draw(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
-    """At most ``size`` distinct examples in their old order."""
+    """At most ``size`` distinct examples in their old order; more hold all of fewer."""
     rows = list({example.id: example for example in examples}.values())
-    if len(rows) <= size:
-        return rows
-    chosen = numpy_rng(seed).choice(len(rows), size=size, replace=False)
+    chosen = numpy_rng(seed).permutation(len(rows))[:size]
     return [rows[row] for row in sorted(chosen.tolist())]
 
 
@@ -256,7 +259,7 @@ def _ready(population: Population) -> Population:
     """Guarded, balanced over clients, and large enough.
 
     Raises:
-        DataError: Too few members or non-members are left.
+        TooFewError: Too few members or non-members are left.
     """
     population = enough(guarded(population))
     return replace(population, source={**population.source, "digest": population.digest})
@@ -266,7 +269,7 @@ def enough(population: Population) -> Population:
     """Without clients that have members or non-members alone.
 
     Raises:
-        DataError: Too few members or non-members are left.
+        TooFewError: Too few members or non-members are left.
     """
     both = {client for client in population.clients}
     both &= {sample.client for sample in population.of("nonmember")}
@@ -278,7 +281,7 @@ def enough(population: Population) -> Population:
     if min(counts) < FEWEST:
         lost = removed(population.removed)
         left = f"{counts[0]} members and {counts[1]} non-members are left"
-        raise DataError(
+        raise TooFewError(
             f"{left}{f', after leaving out: {lost}' if lost else ''}; at least {FEWEST} of each "
             f"are needed, with which an area under the ROC curve of {SMALLEST_EFFECT:.2f} could "
             f"just be told from guessing; {HOW_TO_MAKE}"

@@ -81,31 +81,8 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
         FedLLMError: Something the person can mend, found before anything expensive ran.
     """
     started = time.monotonic()
-    if request.claim:
-        check_claim(request)
-    subject, targets = request.subject, list(request.targets)
-    subject.check(targets)
-    chosen = choose_template(request.template, subject, targets, request.population)
-    population = trained_on(request.population, subject)
-    design = Design(
-        request.seed,
-        tuple(target.facts() for target in targets),
-        {group: tuple(s.facts() for s in population.of(group)) for group in GROUPS},
-        request.claim,
-    )
-    cache = request.cache or request.out / PRIVATE
+    context, chosen = prepared(request, watcher)
     private_directory(request.out, WRITTEN)
-    private_directory(cache)
-    context = Context(
-        population,
-        {target.name: target for target in targets},
-        subject,
-        request.settings,
-        design,
-        watcher,
-        cache,
-        request.controls or cache,
-    )
     stored, seconds = _measure(context, request.only)
     results = judge(stored, request.limits)
     report = assemble(
@@ -120,6 +97,39 @@ def run_audit(request: Request, watcher: Watcher) -> dict[str, Any]:
     )
     write_audit(report, stored, request.out, request.sign)
     return report
+
+
+def prepared(request: Request, watcher: Watcher) -> tuple[Context, dict[str, Any]]:
+    """What probes measure in, and how the template was found.
+
+    Raises:
+        FedLLMError: Something the person can mend.
+    """
+    if request.claim:
+        check_claim(request)
+    subject, targets = request.subject, list(request.targets)
+    subject.check(targets)
+    chosen = choose_template(request.template, subject, targets, request.population)
+    population = trained_on(request.population, subject)
+    design = Design(
+        request.seed,
+        tuple(target.facts() for target in targets),
+        {group: tuple(s.facts() for s in population.of(group)) for group in GROUPS},
+        request.claim,
+    )
+    cache = request.cache or request.out / PRIVATE
+    private_directory(cache)
+    context = Context(
+        population,
+        {target.name: target for target in targets},
+        subject,
+        request.settings,
+        design,
+        watcher,
+        cache,
+        request.controls or cache,
+    )
+    return context, chosen
 
 
 def check_claim(request: Request) -> None:

@@ -50,6 +50,7 @@ from fedllm.eval.probes.looks import (
     others,
     prefix,
 )
+from fedllm.eval.stats import Interval
 
 GREEDY, PREFIX, SAMPLED = "extraction.greedy", "extraction.prefix", "extraction.sampled"
 TITLES = {
@@ -95,7 +96,11 @@ def judge(scores: Scores, design: Design) -> Judgement:
     return Judgement(
         findings,
         [_curve(scores, design.primary[-1])],
-        {"suffix_tokens": WHOLE, "by_prefix": _by_prefix(scores, design)},
+        {
+            "suffix_tokens": WHOLE,
+            "by_prefix": _by_prefix(scores, design),
+            "by_client": _by_client(beginning(scores), design),
+        },
     )
 
 
@@ -226,15 +231,10 @@ def _alarms(
 
 def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) -> list[Finding]:
     """The client whose members are given away most; its few samples cannot clear it."""
-    clients = design.clients if len(design.clients) > 1 else []
-    found, rows = {}, {c: {group: design.rows(group, c) for group in GROUPS} for c in clients}
-    for client in clients:
-        leaks = look.leaks(name, rows[client])
-        family = QUARTER * len(clients) * len(design.primary)
-        value = memorised(leaks["member"], leaks["nonmember"], family=family)
-        if value:
-            found[client] = value
-    if not found:
+    rows = {c: {group: design.rows(group, c) for group in GROUPS} for c in design.clients}
+    values = {client: _of_client(look, design, name, client) for client in rows}
+    found = {client: value for client, value in values.items() if value}
+    if not found or len(rows) < 2:
         return []
     worst = max(found, key=lambda client: (found[client].low, found[client].mean))
     return [
@@ -251,6 +251,12 @@ def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) 
             covers=(len(rows[worst]["member"]), len(look.wanted["member"])),
         )
     ]
+
+
+def _of_client(look: Look, design: Design, name: str, client: str) -> Interval | None:
+    leaks = look.leaks(name, {group: design.rows(group, client) for group in GROUPS})
+    family = QUARTER * len(design.clients) * len(design.primary)
+    return memorised(leaks["member"], leaks["nonmember"], family=family)
 
 
 def _rates(look: Look, name: str, rows: Rows | None = None) -> str:
@@ -289,6 +295,22 @@ def _curve(scores: Scores, name: str) -> Figure:
         f"many draws with probability {CONFIDENCE:g} or more.",
         {"lines": lines, "x_label": "draws", "y_label": "share of samples", "log_x": True},
     )
+
+
+def _by_client(look: Look, design: Design) -> dict[str, Any]:
+    """For every adapter and client: whom greedy decoding reproduces, and what is memorised."""
+    table: dict[str, Any] = {}
+    for name in design.primary:
+        for client in design.clients:
+            rows = {group: design.rows(group, client) for group in GROUPS}
+            hits, value = look.hits(name, rows), _of_client(look, design, name, client)
+            shares = {"members": hits["member"], "nonmembers": hits["nonmember"],
+                      "base_members": look.hits(BASE, rows)["member"]}  # fmt: skip
+            table.setdefault(name, {})[client] = {
+                **{key: share(found).as_dict() if found else None for key, found in shares.items()},
+                "memorised": value.as_dict() if value else None,
+            }
+    return table
 
 
 def _by_prefix(scores: Scores, design: Design) -> dict[str, Any]:

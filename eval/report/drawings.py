@@ -44,7 +44,7 @@ def drawings(summary: Mapping[str, Any]) -> dict[str, Drawing]:
     points = findings.aggregation_points(full) if full else []
     if points:
         found["aggregation"] = _aggregation(points)
-    if summary.get("probe"):
+    if (summary.get("probe") or {}).get("clients"):
         found["extraction"] = _extraction(summary["probe"])
     return found
 
@@ -242,7 +242,7 @@ def _extraction(probe: Mapping[str, Any]) -> Drawing:
     )
     return Drawing(
         "probe",
-        "Samples with a verbatim run, per client",
+        "Samples whose response comes back word for word, per client",
         bar_chart(
             groups,
             alt=f"Extraction rates. {spoken}",
@@ -263,8 +263,8 @@ def _point(value: float | None) -> Interval | None:
     return None if value is None else Interval(value, value, value, 1)
 
 
-def _rate(row: Mapping[str, Any]) -> Interval | None:
-    return Interval(row["rate"], row["low"], row["high"], int(row["n"])) if row["n"] else None
+def _rate(row: Mapping[str, Any] | None) -> Interval | None:
+    return Interval(row["mean"], row["low"], row["high"], int(row["n"])) if row else None
 
 
 def _points(found: Sequence[Any]) -> list[Sequence[float]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedllm.eval.audit import words
 from fedllm.eval.figures.formats import duration, listed, measured, percent, size
 from fedllm.eval.stats import Interval, combine, difference
 
@@ -18,9 +19,6 @@ Measure = Literal["loss", "score"]
 Verdict = Literal["better", "worse", "level"]
 FULL = "full"
 AVERAGE = "average"
-CONTROLS = ("excess_over_base", "excess_over_nonmembers")
-TOLERATED = 0.1
-"""An excess that small is called none once intervals rule out more."""
 NOT_COMPETING = ("base", "centralised")
 """Floor and ceiling: never marked as best."""
 
@@ -148,46 +146,31 @@ def context(summary: Mapping[str, Any]) -> list[str]:
 
 
 def extraction_sentence(probe: Mapping[str, Any]) -> str:
-    """What the extraction probe found, over all clients."""
-    flagged = [c for c, row in probe["clients"].items() if leaks(row)]
-    counted = sum(row["members"]["n"] for row in probe["clients"].values())
-    if not counted:
-        return "No sample was long enough to be probed."
-    if flagged:
-        return (
-            f"Private samples of {listed(flagged)} come back word for word more often than the "
-            "base model and unseen samples explain."
-        )
+    """What the audit's extraction probe found, in its own words."""
+    mains = [f for f in probe["findings"] if f["decisive"] and f["metric"] == "extraction.greedy"]
+    if not mains:
+        return f"Nothing was probed: {probe.get('reason', 'no sample could be asked about')}."
+    told = []
+    for main in mains:  # one for every group of clients that share an adapter
+        name = f"{main['target']}: " if len(mains) > 1 else ""
+        beyond = "Beyond what unseen samples and the base model explain, that is"
+        excess = f" {beyond} {words.measured(main)} of the members." if main["value"] else ""
+        told.append(f"{name}{main['sentence']}{excess}")
     return (
-        f"On {counted} private samples, no client shows verbatim text beyond what the base model "
-        f"and unseen samples explain; an excess of up to {100 * possible_excess(probe):.0f} points "
-        "cannot be ruled out. That is the result of one probe, not a guarantee."
-    )
-
-
-def possible_excess(probe: Mapping[str, Any]) -> float:
-    """The largest excess over both controls that the intervals of a probed client still allow."""
-    return max(
-        (
-            min((v["high"] for key in CONTROLS if (v := row.get(key))), default=1.0)
-            for row in probe["clients"].values()
-            if row["members"]["n"]
-        ),
-        default=1.0,
+        f"{' '.join(told)} An audit of this run repeats it on the same samples, and adds other "
+        "probes and the controls: fedllm audit run --run RUN --out DIR."
     )
 
 
 def extraction_verdict(probe: Mapping[str, Any]) -> Literal["found", "none", "open"]:
-    """Whether an excess was found, can be ruled out above ``TOLERATED``, or neither."""
-    if any(leaks(row) for row in probe["clients"].values()):
+    """Whether an excess above the audit's limits was found, can be ruled out, or neither."""
+    gates = [f for f in probe["findings"] if f["limit"] is not None]
+    values = [(f["value"], f["limit"]) for f in gates if f["value"]]
+    if any(value["low"] > limit for value, limit in values):
         return "found"
-    return "none" if possible_excess(probe) <= TOLERATED else "open"
-
-
-def leaks(row: Mapping[str, Any]) -> bool:
-    """Whether a client's excess over both controls is above zero for certain."""
-    excess = [row.get(key) for key in CONTROLS]
-    return all(value is not None and value["low"] > 0 for value in excess)
+    cleared = [f["value"] and f["value"]["high"] <= f["limit"] for f in gates if f["decisive"]]
+    alarm = any(value["mean"] > limit for value, limit in values)
+    return "none" if cleared and all(cleared) and not alarm else "open"
 
 
 def audit_sentence(audit: Mapping[str, Any]) -> str:

@@ -43,8 +43,8 @@ STAGES = {
 }
 VERDICTS = {
     "found": ("bad", "excess found"),
-    "none": ("ok", "no excess found"),
-    "open": ("open", "no excess found, too few samples to rule one out"),
+    "none": ("ok", "none above the limits"),
+    "open": ("open", "neither shown nor ruled out"),
 }
 
 
@@ -230,16 +230,18 @@ def _probe(summary: Mapping[str, Any], figures: Mapping[str, Drawing]) -> str:
     kind, word = VERDICTS[findings.extraction_verdict(probe)]
     rows = []
     for client, row in probe["clients"].items():
-        excess = [_excess(row.get(key)) for key in ("excess_over_base", "excess_over_nonmembers")]
-        rates = [_rate(row[key]) for key in ("members", "base_members", "nonmembers")]
-        rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join([*rates, *excess])}</tr>')
-    heads = ["", "private samples", "same, base model", "unseen samples"]
-    heads += ["excess over base", "excess over unseen"]
+        cells = [_rate(row[key]) for key in ("members", "base_members", "nonmembers", "memorised")]
+        rows.append(f'<tr><th scope="row">{escape(client)}</th>{"".join(cells)}</tr>')
+    heads = ["", "private samples", "same, base model", "unseen samples", "beyond both"]
+    asked = [
+        html.row(f["title"], [html.plain(t) for t in (words.measured(f), words.limit(f))])
+        for f in probe["findings"]
+    ]
     body = [
         f'<p><span class="tag {kind}">{word}</span></p>',
         *(html.figure(d) for d in figures.values() if d.section == "probe"),
         html.table(heads, rows),
-        f'<p class="note" style="margin-top:12px">{escape(probe.get("description", ""))}</p>',
+        html.table(["", "beyond both, one-sided 95 % bounds", "limit"], asked),
     ]
     return html.section("Can private text be extracted?", findings.extraction_sentence(probe), body)
 
@@ -267,20 +269,12 @@ def _audit(summary: Mapping[str, Any]) -> str:
     return html.section("Privacy audit", text, body)
 
 
-def _rate(row: Mapping[str, Any]) -> str:
-    if not row["n"]:
-        return "<td>–<small>none long enough</small></td>"
-    ends = f"{100 * row['low']:.0f}–{100 * row['high']:.0f} of {row['n']}"
-    return f"<td><b>{100 * row['rate']:.0f} %</b><small>{ends}</small></td>"
-
-
-def _excess(row: Mapping[str, Any] | None) -> str:
+def _rate(row: Mapping[str, Any] | None) -> str:
+    """A share with its bounds."""
     if row is None:
-        return "<td>–</td>"
-    return (
-        f"<td><b>{100 * row['mean']:+.0f}</b>"
-        f"<small>{100 * row['low']:+.0f} to {100 * row['high']:+.0f}</small></td>"
-    ).replace("-", "−")
+        return "<td>–<small>none to ask about</small></td>"
+    ends = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} of {row['n']}".replace("-", "−")
+    return f"<td><b>{100 * row['mean']:.0f} %</b><small>{ends}</small></td>"
 
 
 def _traffic(summary: Mapping[str, Any]) -> str:

@@ -150,7 +150,9 @@ def run(
         Path | None, typer.Option(help="Private ed25519 key that signs the report (extra sign).")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Root of every random draw; by default the run's, or 0.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Audit a run directory, or a base model with adapters and files.
@@ -180,6 +182,8 @@ def run(
         raise ConfigError("give either --run DIR or --model M with --adapter A")
     if claimed_epsilon is not None and claimed_epsilon < 0:
         raise ConfigError(f"--claimed-epsilon {claimed_epsilon}; it cannot be negative")
+    if seed is None:
+        seed = open_run(run).config.federation.seed if run else 0
     pinned = manifest_sha256 and checked_digest(manifest_sha256, "--manifest-sha256")
     signs = signer(sign) if sign else None
     population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)

@@ -8,7 +8,7 @@ written once: a run that is resumed goes on without it, or makes the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,23 @@ def check_audit(audit: AuditConfig | None) -> Limits:
     return read_limits(audit.gates)
 
 
-def audit_population(run: RunDirectory, audit: AuditConfig) -> Population:
+def audit_population(run: RunDirectory) -> Population:
     """Who is asked about; the same at any time, because everything is drawn from the run's seed.
+
+    Without a section ``audit`` they are those of `fedllm audit run`.
 
     Raises:
         DataError: Too few samples are left, or a shard was altered.
     """
+    audit = run.config.audit or AuditConfig()
     return of_run(run, PROFILES[audit.profile], run.config.federation.seed)
+
+
+def subject_of(run: RunDirectory, runtime: Runtime) -> Subject:
+    """The run's base model, with samples as long as training took them."""
+    training = run.config.training
+    length = (training.max_length, training.overlong)
+    return Subject(runtime.base, run.config.data.template, *length)
 
 
 def audit_run(
@@ -96,23 +106,20 @@ def _audit_group(
     command: str,
 ) -> None:
     """Audits the adapters of the clients that share one."""
-    config, training = run.config, run.config.training
     targets = targets_of_run(run, audit.every, group)
     settings = replace(PROFILES[audit.profile], every_round=audit.every > 0)
     run_audit(
         Request(
             population=population,
             targets=targets,
-            subject=Subject(
-                runtime.base, config.data.template, training.max_length, training.overlong
-            ),
+            subject=subject_of(run, runtime),
             settings=settings,
             limits=limits,
-            seed=config.federation.seed,
+            seed=run.config.federation.seed,
             out=out,
             command=command,
             claim=claim_of(audit.claimed_epsilon, audit.claimed_delta),
-            template=config.data.template,
+            template=run.config.data.template,
             only=audit.probes,
             cache=run.audit_cache,
             utility=utility_by_round(run.federation),
@@ -126,15 +133,17 @@ def _together(briefs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     order = ("FAIL", "INVALID", "INCONCLUSIVE", "PASS")
     worst = min(briefs, key=lambda group: order.index(briefs[group]["verdict"]))
     named = {
-        part: [
-            {**one, "title": f"Group {group}: {one['title']}"}
-            for group, brief in briefs.items()
-            for one in brief[part]
-        ]
+        part: [one for group, brief in briefs.items() for one in in_group(group, brief[part])]
         for part in ("findings", "controls")
     }
     counts = {name: sum(b["data"][name] for b in briefs.values()) for name in briefs[worst]["data"]}
     return {**briefs[worst], **named, "data": counts}
+
+
+def in_group(group: str, found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Findings or controls with the group that they speak of, where there are several."""
+    begin = "" if group == ONE else f"Group {group}: "
+    return [{**one, "title": f"{begin}{one['title']}"} for one in found]
 
 
 def audited(run: RunDirectory, out: Path, limits: Limits) -> bool:

@@ -1,53 +1,85 @@
-"""The quick extraction probe on the full system's last global adapter, client by client."""
+"""The extraction probe on the last global adapter: of the privacy audit, that part alone.
+
+Samples, measurement and judgement are the audit's, so a run's page and an audit of the run say the
+same. What is left out is said on the page: the other probes, and the controls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedllm.atomic import atomic_json
-from fedllm.data.shards import Shard, read_shard
 from fedllm.engines.runtime import Runtime
-from fedllm.eval.probes.extraction import DESCRIPTION, RUN, extraction_probe
+from fedllm.eval.audit.assemble import (
+    TooFewError,
+    groups_of_run,
+    of_group,
+    targets_of_run,
+)
+from fedllm.eval.audit.judge import Stored, judge
+from fedllm.eval.audit.run import Request, prepared
+from fedllm.eval.audit.settings import PROFILES
+from fedllm.eval.audit.verdicts import Limits
+from fedllm.eval.probes.discoverable import PROBE
+from fedllm.experiment.audit import audit_population, in_group, subject_of
 from fedllm.progress import Watcher
-from fedllm.runs import RunDirectory, read_json
-from fedllm.seeds import derive_seed, numpy_rng
-from fedllm.types import Example
+from fedllm.runs import ONE, RunDirectory, read_json
+from fedllm.training.model import detach
 
 
 def run_probe(
-    run: RunDirectory, shards: Mapping[str, Shard], runtime: Runtime, watcher: Watcher
+    run: RunDirectory, limits: Limits, runtime: Runtime, watcher: Watcher
 ) -> dict[str, Any]:
-    """Rates and intervals by client; measured and written once, no text.
+    """What the audit says of extraction; measured and written once, no text.
 
-    Members are drawn from a client's training examples, non-members are the private examples that
-    were set aside when the shards were made.
+    Takes the runtime's adapter off its base.
+
+    Returns:
+        ``round``, ``findings`` as in the audit's report, ``clients`` with rates by client, and
+        ``reason`` where too few samples were set aside to measure anything on.
     """
-    config, path = run.config, run.root / "probe.json"
-    last = config.federation.rounds
+    path, last = run.root / "probe.json", run.config.federation.rounds
     if not path.exists() or read_json(path).get("round") != last:
-        clients: dict[str, Any] = {}
-        with watcher.task("Extraction probe", len(shards)) as tick:
-            for client, shard in shards.items():
-                model = runtime.with_adapter(run.federation.round(last).adapter_of(client))
-                seed = derive_seed(config.federation.seed, "probe", client=client)
-                size = config.eval.probe_samples
-                unseen = read_shard(run.unseen_file(client)).test
-                found = extraction_probe(
-                    model,
-                    runtime.tokenised(client, _draw(shard.train, size, seed)).examples,
-                    runtime.tokenised(client, unseen).examples,
-                    batch_size=config.eval.batch_size,
-                )
-                clients[client] = found.aggregate()
-                tick(client)
-        description = DESCRIPTION.format(run=RUN)
-        atomic_json(path, {"round": last, "clients": clients, "description": description})
+        detach(runtime.model)
+        found: dict[str, Any] = {"round": last, "findings": [], "clients": {}}
+        groups = groups_of_run(run)
+        with watcher.task("Extraction probe", len(groups)) as tick:
+            for group, clients in groups.items():
+                try:
+                    told = _probed(run, group, clients, limits, runtime, watcher)
+                except TooFewError as error:
+                    found["reason"] = error.line
+                    continue
+                found["findings"] += in_group(group, told["findings"])
+                found["clients"] |= next(iter(told["details"]["by_client"].values()))
+                tick(group)
+        atomic_json(path, found)
     return dict(read_json(path))
 
 
-def _draw(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
-    if len(examples) <= size:
-        return list(examples)
-    chosen = numpy_rng(seed).choice(len(examples), size=size, replace=False)
-    return [examples[row] for row in sorted(chosen)]
+def _probed(
+    run: RunDirectory,
+    group: str,
+    clients: list[str],
+    limits: Limits,
+    runtime: Runtime,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """Of the audit's report on the clients that share an adapter, the part of this probe."""
+    audit, population = run.config.audit, audit_population(run)
+    request = Request(
+        population=population if group == ONE else of_group(population, clients),
+        targets=targets_of_run(run, 0, group)[:1],
+        subject=subject_of(run, runtime),
+        settings=PROFILES[audit.profile if audit else "quick"],
+        limits=limits,
+        seed=run.config.federation.seed,
+        out=run.audit,
+        command="",
+        template=run.config.data.template,
+        cache=run.audit_cache,
+    )
+    context, _ = prepared(request, watcher)
+    stored = Stored(context.design, {}, {PROBE.name: PROBE.measure(context) or {}}, (PROBE.name,))
+    (told,) = judge(stored, limits)["probes"]
+    return dict(told)

@@ -148,7 +148,7 @@ class _Experiment:
                 size = arm.config.federation.clients_per_round or len(self.shards)
                 check_cohort(arm.config.method.rule, size)
         if self.config.audit:  # too small a shard is found now
-            self.population = audit_population(run, self.config.audit)
+            self.population = audit_population(run)
         with run.timed("loading"):
             self.runtime = Runtime.load(run)
         with run.timed("data"):
@@ -187,11 +187,11 @@ class _Experiment:
             return self.augmenter.measure(self.arms, self.shards)
 
     def probe(self) -> dict[str, Any] | None:
-        """The quick extraction probe on the full system's last global adapter."""
+        """The audit's extraction probe on the last global adapter, which it takes off."""
         if not self.config.eval.probe_samples:
             return None
         with self.run.timed("probe"):
-            return run_probe(self.run, self.shards, self.runtime, self.watcher)
+            return run_probe(self.run, self.limits, self.runtime, self.watcher)
 
     def audit(self, command: str) -> dict[str, Any] | None:
         """The privacy audit; the last to use the model, whose adapter it takes off."""

@@ -1,5 +1,6 @@
 """Arms of an experiment differ in their method and in nothing else."""
 
+import html
 import json
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from runs import arms, fingerprints, small_config
 from typer.testing import CliRunner
 
 from fedllm.cli import app
+from fedllm.eval.audit import trained_controls, words
 from fedllm.experiment import run_experiment
 from fedllm.progress import Watcher
 
@@ -83,6 +85,20 @@ def test_coverage_and_probe_are_measured(finished):
         assert row["after"] >= row["before"] and row["random"] >= row["before"]
     assert set(summary["probe"]["clients"]) == {"code", "math", "medical"}
     assert {client["public"] for client in summary["clients"].values()} == {6}
+
+
+def test_a_run_and_an_audit_of_it_say_the_same_of_extraction(finished, tmp_path, monkeypatch):
+    folder, summary = finished
+    monkeypatch.setattr(trained_controls, "STEPS", 2)
+    monkeypatch.setattr(trained_controls, "BURSTS", 1)
+    asked = ["audit", "run", "--run", str(folder / "run"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*asked, "--probes", "extraction"])
+    assert done.exit_code in (0, 1, 3, 4), done.output
+    (audited,) = json.loads((tmp_path / "out" / "report.json").read_text())["probes"]
+    told = [(f["title"], f["sentence"], f["value"]) for f in summary["probe"]["findings"]]
+    assert told == [(f["title"], f["sentence"], f["value"]) for f in audited["findings"]]
+    page = html.unescape((folder / "run" / "report" / "index.html").read_text())
+    assert told[0][1] in page and words.measured(audited["findings"][0]) in page
 
 
 def test_the_report_is_drawn_again_and_kept_as_one_record(finished):

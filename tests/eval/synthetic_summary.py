@@ -165,37 +165,43 @@ def _coverage(rng):
 
 
 def _probe():
-    def rate(hits):
-        found = wilson(hits, 50)
-        return {"rate": found.mean, "low": found.low, "high": found.high, "n": 50}
-
-    clients = {}
-    for number, client in enumerate(CLIENTS):
-        clients[client] = {
-            "members": rate(9 + number),
-            "nonmembers": rate(8 + number),
-            "base_members": rate(2),
-            "base_nonmembers": rate(2),
-            "excess_over_base": {"mean": 0.14, "low": 0.03, "high": 0.25, "n": 50},
-            "excess_over_nonmembers": {"mean": 0.02, "low": -0.13, "high": 0.17, "n": 50},
-            "tokens": {"instruction": {"members": 0.3}, "response": {"members": 0.7}},
+    clients = {
+        client: {
+            "members": wilson(9 + number, 50).as_dict(),
+            "nonmembers": wilson(8 + number, 50).as_dict(),
+            "base_members": wilson(2, 50).as_dict(),
+            "memorised": {"mean": 0.02, "low": -0.13, "high": 0.17, "n": 50},
         }
-    return {"clients": clients, "description": "Share of samples with a verbatim run."}
+        for number, client in enumerate(CLIENTS)
+    }
+    main = {
+        **_finding("Verbatim extraction, greedy", None, "share", 0.05),
+        "value": {"mean": 0.02, "low": -0.01, "high": 0.08, "n": 150},
+        "metric": "extraction.greedy",
+        "decisive": True,
+        "sentence": "Greedy decoding gives the true response for 10 of 150 members (6.7 %).",
+    }
+    worst = {**main, "title": "Verbatim extraction, the worst client", "decisive": False}
+    return {"round": 4, "findings": [main, worst], "clients": clients}
 
 
-def _audit():
-    finding = {
-        "title": "Membership inference",
-        "verdict": "PASS",
+def _finding(title, verdict, unit, limit):
+    return {
+        "title": title,
+        "verdict": verdict,
         "target": "global 6",
         "client": "",
         "value": {"mean": 0.03, "low": -0.02, "high": 0.08, "n": 200},
-        "unit": "auc",
-        "limit": 0.15,
+        "unit": unit,
+        "limit": limit,
         "covers": [200, 200],
         "applies": True,
         "sentence": "The strongest of 5 attacks ranks members above in 53 % of pairs.",
     }
+
+
+def _audit():
+    finding = _finding("Membership inference", "PASS", "auc", 0.15)
     worst = {**finding, "title": "Verbatim extraction", "verdict": "INCONCLUSIVE", "unit": "share"}
     return {
         "verdict": "INCONCLUSIVE",

@@ -1,6 +1,4 @@
-"""The probe finds a planted leak and stays at chance without one."""
-
-import json
+"""What counts as given away is what greedy decoding writes; the template never counts."""
 
 import numpy as np
 import pytest
@@ -9,8 +7,9 @@ from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
 from fedllm.config import LoraConfig
+from fedllm.eval.audit.passes import token_statistics
 from fedllm.eval.inference import generate_tokens
-from fedllm.eval.probes.extraction import extraction_probe, longest_run, template_lengths
+from fedllm.eval.probes.extraction import longest_run, template_lengths
 from fedllm.training.data import TokenizedExample
 from fedllm.training.model import BaseModel, adapter_parameters, attach_lora
 
@@ -51,45 +50,20 @@ def overfit(model, samples, steps=150):
     return loss.item()
 
 
-def test_a_planted_leak_is_found_and_a_fresh_adapter_leaks_nothing(peft_model):
-    members, strangers = make_samples(12, seed=1), make_samples(12, seed=2)
-    fresh = extraction_probe(peft_model, members, strangers, batch_size=8)
-    assert fresh.members == fresh.base_members and fresh.members.mean == 0
-    assert fresh.excess_over_base.mean == 0
-
-    assert overfit(peft_model, members) < 0.1
-    leaky = extraction_probe(peft_model, members, strangers, batch_size=8)
-    assert leaky.members.low > 0.5
-    assert leaky.nonmembers.mean == leaky.base_members.mean == 0
-    assert leaky.excess_over_base.low > 0.5 and leaky.excess_over_nonmembers.low > 0.5
-    shares = leaky.tokens["response"]
-    assert shares["members"] > 0.9 and shares["nonmembers"] < 0.2
-    text = json.dumps(leaky.aggregate())
-    assert json.loads(text)["members"] == {
-        "rate": leaky.members.mean,
-        "low": leaky.members.low,
-        "high": leaky.members.high,
-        "n": 12,
-    }
-
-
-def test_extracted_is_what_greedy_generation_reproduces(peft_model):
+def test_a_response_that_one_pass_calls_reproduced_is_what_greedy_decoding_writes(peft_model):
     members = make_samples(12, seed=1)
+    assert overfit(peft_model, members) < 0.1
     prompts = [sample.ids[: sample.response_start] for sample in members]
     rows = generate_tokens(peft_model, prompts, max_new_tokens=10, batch_size=4, eos=frozenset())
-    verbatim = sum(
+    written = [
         tuple(row) == sample.ids[sample.response_start : -1]
         for row, sample in zip(rows, members, strict=True)
-    )
-    probe = extraction_probe(peft_model, members, make_samples(3, 2), batch_size=4, run=10)
-    assert round(probe.members.mean * 12) == verbatim > 0
-
-
-def test_samples_shorter_than_the_run_do_not_count(peft_model):
-    members, strangers = make_samples(4, seed=1), make_samples(4, seed=2)
-    probe = extraction_probe(peft_model, members, strangers, batch_size=8, run=11)
-    assert probe.members.n == 0 and probe.excess_over_base is None
-    assert probe.aggregate()["excess_over_nonmembers"] is None
+    ]
+    found = token_statistics(peft_model, members, eos=EOS, batch_size=4)
+    assert [bool(s.response.hits.all()) for s in found] == written and sum(written) > 6
+    with peft_model.disable_adapter():
+        before = token_statistics(peft_model, members, eos=EOS, batch_size=4)
+    assert not [s for s in before if s.response.hits.all()]
 
 
 def test_the_template_is_what_all_samples_share():

@@ -194,25 +194,27 @@ def test_the_ceiling_is_never_marked_best():
     assert findings.best(summary, "average", "loss") != "centralised"
 
 
-def test_a_leak_needs_both_controls(summary):
+def test_extraction_is_told_as_the_audit_tells_it(summary):
     probe = copy.deepcopy(summary["probe"])
-    assert "no client" in findings.extraction_sentence(probe)
+    main, worst = probe["findings"]
+    said = findings.extraction_sentence(probe)
+    assert said.startswith(main["sentence"]) and "2.0 % [-1.0 %, 8.0 %] of the members" in said
+    assert "fedllm audit run --run" in said
     assert findings.extraction_verdict(probe) == "open"
-    assert "up to 17 points" in findings.extraction_sentence(probe)
-    for row in probe["clients"].values():
-        row["excess_over_base"] = {"mean": 0.0, "low": -0.05, "high": 0.05}
+    main["value"]["high"] = 0.04
     assert findings.extraction_verdict(probe) == "none"
-    probe = copy.deepcopy(summary["probe"])
-    probe["clients"]["bank"]["excess_over_nonmembers"] = {"mean": 0.2, "low": 0.05, "high": 0.4}
-    assert findings.extraction_sentence(probe).startswith("Private samples of bank come back")
+    worst["value"]["mean"] = 0.06  # an alarm without proof
+    assert findings.extraction_verdict(probe) == "open"
+    worst["value"]["low"] = 0.051
     assert findings.extraction_verdict(probe) == "found"
     assert ">excess found<" in render_html({**summary, "probe": probe})
-    for row in probe["clients"].values():
-        for key in ("members", "nonmembers", "base_members"):
-            row[key] = {"rate": 0.0, "low": 0.0, "high": 1.0, "n": 0}
-        row["excess_over_base"] = row["excess_over_nonmembers"] = None
-    assert "No sample" in findings.extraction_sentence(probe)
-    parsed(render_html({**summary, "probe": probe}))
+
+
+def test_extraction_without_enough_samples_says_so(summary):
+    probe = {"round": 4, "findings": [], "clients": {}, "reason": "9 members are left"}
+    assert findings.extraction_verdict(probe) == "open"
+    page = render_html({**summary, "probe": probe})
+    assert "Nothing was probed: 9 members are left" in page and parsed(page)
 
 
 def test_failures_are_named_on_the_page_and_the_terminal(summary):
