@@ -182,10 +182,10 @@ def run(
         raise ConfigError("give either --run DIR or --model M with --adapter A")
     if claimed_epsilon is not None and claimed_epsilon < 0:
         raise ConfigError(f"--claimed-epsilon {claimed_epsilon}; it cannot be negative")
-    if seed is None:
-        seed = open_run(run).config.federation.seed if run else 0
     pinned = manifest_sha256 and checked_digest(manifest_sha256, "--manifest-sha256")
     signs = signer(sign) if sign else None
+    if seed is None:
+        seed = open_run(run).config.federation.seed if run else 0
     population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)
     if group and run is not None:
         population = _of_group(run, population, group)
