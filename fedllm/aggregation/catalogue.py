@@ -91,12 +91,13 @@ class FedMomentum(Section):
 
 
 class LoraFair(Section):
-    """Averaged A, corrected B."""
+    """Averaged factors, corrected towards the mean of the products."""
 
     solver: Literal["ridge", "cosine", "sgd-paper"] = "ridge"
     """Closed form, exact cosine optimum, or the published gradient descent (reproduction only)."""
-    sweeps: int = Field(1, ge=1)
-    """Half-steps of ``ridge``: 1 corrects B as published, 2 also A, 3 B again, and so on."""
+    sweeps: int | None = Field(None, ge=1)
+    """Half-steps of ``ridge``: 1 corrects B as published, 2 also A, 3 B again, and so on; empty
+    means 3. The other solvers make one."""
     lam: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Weight of the correction's norm; relative to tr(G)/r for ``ridge``. Empty means 0.01 as
     published, and 0.6 where both factors move (``sweeps`` above 1)."""
@@ -114,7 +115,7 @@ class LoraFair(Section):
 
     @model_validator(mode="after")
     def _check(self) -> LoraFair:
-        if self.sweeps > 1 and self.solver != "ridge":
+        if (self.sweeps or 1) > 1 and self.solver != "ridge":
             raise ValueError(
                 f"sweeps={self.sweeps} alternates the closed form of ridge; use solver=ridge, or "
                 f"leave sweeps out with solver={self.solver}"

@@ -11,7 +11,8 @@ al., ICCV 2025, https://arxiv.org/abs/2411.14961.
 ``G = A A^T (r, r)`` and ``N = sum p_k (B_k - B)(A_k - A) A^T (d_out, r)``, so that
 ``DW A^T = N + B G``; the centred form keeps ``dB`` accurate when clients are close.
 
-Where we go further: ``sweeps`` of ridge above 1 move ``A`` too (``lora_fair_ridge``).
+Where we go further: by default ridge moves ``A`` too, and ``B`` once more (``lora_fair_ridge``);
+``sweeps=1`` is the paper.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def lora_fair(
     stack: Stack,
     *,
     solver: Solver = "ridge",
-    sweeps: int = 1,
+    sweeps: int | None = None,
     lam: float | None = None,
     rescale: Rescale = "best",
     axis: Axis = "flat",
@@ -57,7 +58,7 @@ def lora_fair(
         stack: One module of all clients, equal ranks.
         solver: See the module.
         sweeps: Half-steps of ``ridge``: 1 corrects ``B`` as published, 2 also ``A``, 3 ``B`` again,
-            and so on. The other solvers make one.
+            and so on; empty means 3. The other solvers make one.
         lam: Weight of ``||dB||^2``. For ``ridge`` relative to ``tr(G)/r``, so that it does not
             depend on the scale of ``A``; for the other two absolute, as published. Empty means
             0.01 as published, and 0.6 where both factors move: over many rounds a weaker pull
@@ -72,7 +73,7 @@ def lora_fair(
         lr: Step size of ``sgd-paper``.
         seed: Seed of the Xavier start of ``sgd-paper``.
     """
-    lam = _penalty(lam, sweeps)
+    sweeps, lam = _strength(solver, sweeps, lam)
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
     unit_a, unit_b = _unit(a_mean), _unit(b_mean)
     if (unit_a or unit_b) and solver != "sgd-paper":  # squares would leave float32
@@ -114,7 +115,7 @@ def lora_fair(
 def lora_fair_phases(
     *,
     solver: Solver = "ridge",
-    sweeps: int = 1,
+    sweeps: int | None = None,
     lam: float | None = None,
     rescale: Rescale = "best",
     axis: Axis = "flat",
@@ -132,11 +133,14 @@ def lora_fair_phases(
             f"rule lora-fair solver={solver} needs the norm of the mean update, which no sum over "
             "clients gives; use solver=ridge"
         )
-    return ridge_phases(_penalty(lam, sweeps), sweeps)
+    sweeps, lam = _strength(solver, sweeps, lam)
+    return ridge_phases(lam, sweeps)
 
 
-def _penalty(lam: float | None, sweeps: int) -> float:
-    return lam if lam is not None else 0.01 if sweeps == 1 else 0.6
+def _strength(solver: Solver, sweeps: int | None, lam: float | None) -> tuple[int, float]:
+    """Half-steps and penalty, where they are left to the defaults."""
+    sweeps = sweeps if sweeps is not None else 3 if solver == "ridge" else 1
+    return sweeps, lam if lam is not None else 0.01 if sweeps == 1 else 0.6
 
 
 ORDINARY = 40

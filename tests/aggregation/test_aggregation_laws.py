@@ -93,7 +93,7 @@ def test_equal_A_makes_every_rule_exact(rule, extra):
 def test_ridge_is_the_dense_closed_form(lam):
     sources = clients(4)
     weights = {n: 1.0 + i for i, n in enumerate(sources)}
-    state, _ = aggregate(sources, weights, "lora-fair", lam=lam)
+    state, _ = aggregate(sources, weights, "lora-fair", sweeps=1, lam=lam)
     for module in SHAPES:
         pairs = [(sources[n].factors(module), weights[n] / 10) for n in sources]
         a = sum(f.A * p for f, p in pairs)
@@ -168,7 +168,7 @@ def test_sgd_from_the_paper_with_its_own_penalty_damages_the_adapter():
 def test_residuals_are_the_dense_ones_and_in_order():
     sources = clients(4, drift=0.5)
     weights = dict.fromkeys(sources, 1.0)
-    state, report = aggregate(sources, weights, "lora-fair", lam=0.0, floor=True)
+    state, report = aggregate(sources, weights, "lora-fair", sweeps=1, lam=0.0, floor=True)
     squares = torch.zeros(4, dtype=torch.float64)
     for record in report.modules:
         target = dense_target(sources, weights, record.module)
@@ -289,8 +289,8 @@ def test_fedit_depends_on_the_gauge_of_the_factors():
 def test_ridge_without_penalty_ignores_a_gauge_common_to_all_clients():
     sources = clients(3)
     moved = {name: regauged(state, 5) for name, state in sources.items()}
-    plain, _ = aggregate(sources, WEIGHTS_3, "lora-fair", lam=0.0)
-    other, _ = aggregate(moved, WEIGHTS_3, "lora-fair", lam=0.0)
+    plain, _ = aggregate(sources, WEIGHTS_3, "lora-fair", sweeps=1, lam=0.0)
+    other, _ = aggregate(moved, WEIGHTS_3, "lora-fair", sweeps=1, lam=0.0)
     for module in SHAPES:
         assert torch.allclose(dense(plain, module), dense(other, module), rtol=1e-8, atol=1e-10)
 
@@ -310,7 +310,7 @@ def test_lora_fair_without_penalty_is_the_dense_projection(alphas, rank, rslora,
         f"c{k}": adapter(k, rank=rank, alpha=alpha, use_rslora=rslora)
         for k, alpha in enumerate(alphas)
     }
-    state, report = aggregate(sources, weights, "lora-fair", lam=0.0)
+    state, report = aggregate(sources, weights, "lora-fair", sweeps=1, lam=0.0)
     share = sum(weights.values())
     for module in SHAPES:
         a = sum(sources[n].factors(module).A * (weights[n] / share) for n in sources)
@@ -340,7 +340,7 @@ def test_a_dead_rank_does_not_disturb_the_correction():
             a[-1] = 0.0
             lora[module] = type(f)(a, f.B, f.scaling)
         sources[name] = AdapterState(lora, {}, state.config)
-    state, report = aggregate(sources, WEIGHTS_3, "lora-fair", lam=0.0)
+    state, report = aggregate(sources, WEIGHTS_3, "lora-fair", sweeps=1, lam=0.0)
     assert all(bool(torch.isfinite(t).all()) for t in state.tensors().values())
     assert report.total.residual_after <= report.total.residual_naive
 
