@@ -19,7 +19,7 @@ from fedllm.adapters.meaning import (
     unknown,
     unknown_text,
 )
-from fedllm.adapters.peft_config import module_scaling
+from fedllm.adapters.peft_config import Sizes
 from fedllm.adapters.state import Adapter
 from fedllm.errors import AdapterError
 
@@ -87,9 +87,10 @@ def _odd_starts(adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:
     if not any(changes_base(adapter.config) for adapter in adapters.values()):
         return
     common = set[str].intersection(*(set(a.modules) for a in adapters.values()))
+    sizes = {name: Sizes(adapter.config) for name, adapter in adapters.items()}
     for module in sorted(common):
         starts = {
-            name: (adapter.rank(module), module_scaling(adapter.config, module))
+            name: (adapter.rank(module), sizes[name].scaling(module))
             for name, adapter in adapters.items()
         }
         for name, usual in odd_ones(starts):
@@ -110,7 +111,7 @@ def check_start(adapter: Adapter, module: str, rank: int, scaling: float) -> Non
     """
     if not changes_base(adapter.config):
         return
-    before = (adapter.rank(module), module_scaling(adapter.config, module))
+    before = (adapter.rank(module), Sizes(adapter.config).scaling(module))
     if rank != before[0] or not math.isclose(scaling, before[1], rel_tol=1e-6):
         raise AdapterError(
             f"module {module}: the result has rank and scaling {(rank, scaling)}, its inputs "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from fedllm.adapters.agreement import check_fit
 from fedllm.adapters.keys import PREFIX
 from fedllm.adapters.lowrank import Factors, inner, norm, topr_qr
 from fedllm.adapters.meaning import FIELDS, changes_base, said, unknown, unknown_text
-from fedllm.adapters.peft_config import module_rank, module_scaling
+from fedllm.adapters.patterns import Keys
+from fedllm.adapters.peft_config import module_scaling
 from fedllm.adapters.state import Adapter, AdapterFile, LoRAFactors, open_adapter
 from fedllm.errors import AdapterError
 
@@ -254,14 +254,17 @@ def _lint_config(adapter: AdapterFile) -> Iterator[Finding]:
     for field in unknown(config):
         yield Finding("error", "adapter_config.json", unknown_text(config, field))
     for field in ("rank_pattern", "alpha_pattern"):
+        keys = Keys(config.get(field) or {})
+        taken = {keys.first(name) for name in adapter.modules}
         for key in config.get(field) or {}:
-            if not any(re.match(rf"(.*\.)?({key})$", name) for name in adapter.modules):
-                yield Finding("warning", field, f"key {key!r} matches no adapted module")
+            if key not in taken:
+                text = f"key {key!r:.80} matches no adapted module, or none that is left to it"
+                yield Finding("warning", field, text)
     targets = config.get("target_modules")
     for target in targets if isinstance(targets, list) else []:
         if not any(name == target or name.endswith(f".{target}") for name in adapter.modules):
             yield Finding("warning", "target_modules", f"{target!r} matches no adapted module")
-    used = {module_rank(config, name) for name in adapter.modules}
+    used = {adapter.rank(name) for name in adapter.modules}
     if config["r"] not in used:
         yield Finding(
             "warning", "r", f"no module has rank r={config['r']}; ranks are {sorted(used)}"

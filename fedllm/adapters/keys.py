@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
-from fedllm.adapters.peft_config import module_rank
+from fedllm.adapters.peft_config import Sizes
 from fedllm.errors import AdapterError
 
 PREFIX = "base_model.model."
@@ -39,7 +39,7 @@ SUFFIXES: tuple[tuple[str, str, Form], ...] = (
 
 
 def paired(
-    shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str
+    shapes: Mapping[str, tuple[int, ...]], sizes: Sizes, where: str
 ) -> dict[str, tuple[str, str, Form]]:
     """Pairs the keys of A and B: module to (key of A, key of B, form), in natural order."""
     found: dict[str, tuple[str, str, Form]] = {}
@@ -59,7 +59,7 @@ def paired(
             if name not in shapes:
                 raise AdapterError(f"{where}: tensor {name} is missing; save the adapter again")
         module = stem.removeprefix(PREFIX)
-        _check_pair(a, b, shapes, module_rank(config, module), where)
+        _check_pair(a, b, shapes, sizes.rank(module), where)
         if len(shapes[a]) > 2:
             found[stem] = (a, b, "conv")
     ordered = sorted(found, key=natural_order)

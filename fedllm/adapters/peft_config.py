@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fedllm.adapters.expressions import UnusableError
 from fedllm.adapters.meaning import UNORDERED, refused
+from fedllm.adapters.patterns import Keys
 from fedllm.errors import AdapterError
 
 FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
-
-REPEATS = 3
-"""Most unbounded repetitions in a pattern's key; a name is searched for at most its power."""
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
@@ -64,39 +63,58 @@ def _pattern(config: Mapping[str, Any], field: str, where: str) -> Mapping[str, 
     pattern = config.get(field) or {}
     if not isinstance(pattern, Mapping):
         raise AdapterError(f"{where}: {field} is {pattern!r}, expected a map from name to number")
-    for key in pattern:
-        bare = re.sub(r"\\.", "", key)  # without escaped characters
-        if re.search(r"\)[*+{]", bare) or len(re.findall(r"[*+{]", bare)) > REPEATS:
-            raise AdapterError(
-                f"{where}: {field} key {key!r:.80} repeats a group or repeats more than {REPEATS} "
-                "times, which may take forever to match; write the module name"
-            )
-        try:
-            re.compile(rf"(.*\.)?({key})$")
-        except (re.error, RecursionError, OverflowError):
-            raise AdapterError(
-                f"{where}: {field} key {key!r} is no regular expression; write the module name"
-            ) from None
+    _keys(pattern, field, where)
     return pattern
 
 
-def _resolve(pattern: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
+def _keys(pattern: Mapping[str, Any] | None, field: str, where: str) -> Keys:
+    try:
+        return Keys(pattern or {})
+    except UnusableError as error:
+        raise _unusable(error, field, where) from None
+
+
+def _unusable(error: UnusableError, field: str, where: str) -> AdapterError:
+    return AdapterError(f"{where}: {field} key {error}; write the module name")
+
+
+class Sizes:
+    """Rank and scaling of any number of modules under one configuration."""
+
+    def __init__(self, config: Mapping[str, Any], where: str = "adapter_config.json") -> None:
+        self._config = config
+        self._where = where
+        self._found = {
+            field: _keys(config.get(field), field, where)
+            for field in ("rank_pattern", "alpha_pattern")
+        }
+
+    def rank(self, module: str) -> int:
+        """The rank of ``module`` (its name in the base model)."""
+        return int(self._value("rank_pattern", module, "r"))
+
+    def scaling(self, module: str) -> float:
+        """The factor ``s`` of ``s * B @ A``: alpha/r, or alpha/sqrt(r) with ``use_rslora``."""
+        rank = self.rank(module)
+        alpha = self._value("alpha_pattern", module, "lora_alpha")
+        return float(alpha / math.sqrt(rank) if self._config.get("use_rslora") else alpha / rank)
+
+    def _value(self, field: str, module: str, default: str) -> Any:
+        try:
+            key = self._found[field].first(module)
+        except UnusableError as error:
+            raise _unusable(error, field, self._where) from None
+        return self._config[default] if key is None else self._config[field][key]
 
 
 def module_rank(config: Mapping[str, Any], module: str) -> int:
-    """The rank of ``module`` (its name in the base model)."""
-    return int(_resolve(config.get("rank_pattern"), module, config["r"]))
+    """``Sizes.rank`` of one module."""
+    return Sizes(config).rank(module)
 
 
 def module_scaling(config: Mapping[str, Any], module: str) -> float:
-    """The factor ``s`` of ``s * B @ A``: alpha/r, or alpha/sqrt(r) with ``use_rslora``."""
-    rank = module_rank(config, module)
-    alpha = _resolve(config.get("alpha_pattern"), module, config["lora_alpha"])
-    return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
+    """``Sizes.scaling`` of one module."""
+    return Sizes(config).scaling(module)
 
 
 def with_ranks(
@@ -107,8 +125,9 @@ def with_ranks(
     The commonest rank and alpha become ``r`` and ``lora_alpha``; the others are listed in the
     patterns by full name, anchored so that no other module matches.
     """
+    before = Sizes(config)
     if all(
-        module_rank(config, name) == rank and module_scaling(config, name) == scaling
+        before.rank(name) == rank and before.scaling(name) == scaling
         for name, (rank, scaling) in shapes.items()
     ):
         return dict(config)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedllm.adapters.keys import Form, Outline, factor_keys, paired
-from fedllm.adapters.peft_config import canonical, check_config, module_rank, module_scaling
+from fedllm.adapters.peft_config import Sizes, canonical, check_config
 from fedllm.adapters.tensorfile import Entry, read_header, read_tensor, write_tensors
 from fedllm.atomic import atomic_directory
 from fedllm.errors import AdapterError
@@ -126,10 +126,11 @@ class AdapterState:
         """
         config = _plain(config)
         check_config(config, where)
-        places = paired({name: t.shape for name, t in tensors.items()}, config, where)
+        sizes = Sizes(config, where)
+        places = paired({name: t.shape for name, t in tensors.items()}, sizes, where)
         _check_floating({name: t.dtype for name, t in tensors.items()}, places, where)
         lora = {
-            module: _fold(tensors[a], tensors[b], module_scaling(config, module), form)
+            module: _fold(tensors[a], tensors[b], sizes.scaling(module), form)
             for module, (a, b, form) in places.items()
         }
         used = {name for a, b, _ in places.values() for name in (a, b)}
@@ -145,7 +146,9 @@ class AdapterFile:
         self.config = config
         self._entries = entries
         shapes = {name: entry.shape for name, entry in entries.items()}
-        self._places = paired(shapes, config, str(path))
+        sizes = Sizes(config, str(path))
+        self._places = paired(shapes, sizes, str(path))
+        self._scalings = {module: sizes.scaling(module) for module in self._places}
         dtypes = {name: entry.dtype for name, entry in entries.items()}
         _check_floating(dtypes, self._places, str(path))
         used = {name for a, b, _ in self._places.values() for name in (a, b)}
@@ -156,7 +159,7 @@ class AdapterFile:
     def factors(self, module: str) -> LoRAFactors:
         """Reads the factors of one module."""
         a, b, form = self._places[module]
-        return _fold(self._read(a), self._read(b), module_scaling(self.config, module), form)
+        return _fold(self._read(a), self._read(b), self._scalings[module], form)
 
     def rank(self, module: str) -> int:
         """The rank of one module, from the header."""
@@ -221,8 +224,9 @@ def save_adapter(state: AdapterState, path: Path) -> None:
 def write_adapter(state: AdapterState, directory: Path) -> None:
     """Writes the two files of an adapter into an existing directory (see ``save_adapter``)."""
     check_config(state.config, str(directory))
+    sizes = Sizes(state.config, str(directory))
     for module, factors in state.lora.items():
-        rank, scaling = module_rank(state.config, module), module_scaling(state.config, module)
+        rank, scaling = sizes.rank(module), sizes.scaling(module)
         if factors.rank != rank or not math.isclose(factors.scaling, scaling, rel_tol=1e-6):
             raise AdapterError(
                 f"module {module} has rank {factors.rank} and scaling {factors.scaling}, its "

@@ -199,9 +199,6 @@ odd_lists = configured(
     target_modules=[["a", 1], [None]], modules_to_save=[[{}]], exclude_modules=[[{"a": 1}, 2]]
 )
 odd_flags = configured(use_rslora=["no", 2], use_dora=["yes", True], fan_in_fan_out=[[], True])
-endless_patterns = configured(
-    rank_pattern=[{"(a+)+$": 3}, {"(a|a)*b": 3}, {"a*a*a*a*b": 3}], alpha_pattern=[{"(x*)*": 3}]
-)
 not_json = configured(task_type=[float("nan")], note=[float("inf")])
 
 
@@ -231,11 +228,14 @@ HARMFUL = [
     truncate, grow, noise, missing_key, extra_key, path_trick, transposed, other_shape,
     non_finite, huge_header, deep_header, header_entry, overlap, other_rank, other_alpha,
     other_pattern, other_base, other_type, config_not_an_object, pickled, emptied, odd_lists,
-    odd_flags, endless_patterns, not_json, not_floating, a_link_to_itself,
+    odd_flags, not_json, not_floating, a_link_to_itself,
     a_folder_in_place_of_a_file,
 ]  # fmt: skip
-MAYBE = [flip_bits, flip_header_bits]
-"""A flipped bit of a number leaves an adapter that can be combined."""
+endless_patterns = configured(
+    rank_pattern=[{"(a+)+$": 3}, {"(a|a)*b": 3}, {"a*a*a*a*b": 3}], alpha_pattern=[{"(x*)*": 3}]
+)
+MAYBE = [flip_bits, flip_header_bits, endless_patterns]
+"""A flipped bit of a number, or a pattern that fits no module, may leave a sound adapter."""
 
 
 def mutate_and_combine(root, mutation, seed):
