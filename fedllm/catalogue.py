@@ -27,6 +27,7 @@ chooses it, a field of type ``Annotated[Choice, FromPoint("point")]``.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -56,6 +57,10 @@ HOMES = {
     "grouping": "fedllm.server.grouping.catalogue",
 }
 """Point to the module that holds its ``ENTRIES`` (or another name), in the order of a round."""
+
+
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a plug-in may be called: its memory is a file of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,11 @@ class Point(Mapping[str, Entry]):
             raise ConfigError(
                 f"package {package} offers a {self.name} called {name}, which fedllm has; rename "
                 f"its entry point in fedllm.{self.name}, or uninstall it"
+            )
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"package {package} offers a {self.name} called {name!r}; a name is letters, "
+                "digits, '-', '_' or '.'"
             )
         try:
             entry = other.load()

@@ -33,6 +33,8 @@ OWN = "full"
 """What the recipe's own method is called among the arms of a run."""
 ALONE = ("base", "local", "centralised")
 """The arms that are no federation."""
+TAKEN = ("round-", "client-", "local-", "seed-")
+"""How other models of a run are called where they are scored."""
 ArmName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 ProfileName = Literal["quick", "standard", "full"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -441,6 +443,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        for name in self.compare:
+            if name.startswith(TAKEN):
+                raise ValueError(f"compare.{name}: names with {', '.join(TAKEN)} are taken")
         if OWN in self.compare:
             raise ValueError(f"compare.{OWN}: is the recipe's own method; choose another name")
         if len(set(self.seeds)) < len(self.seeds):

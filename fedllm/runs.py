@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from fedllm.atomic import atomic_directory
-from fedllm.config import RunConfig
+from fedllm.config import OWN, RunConfig
 from fedllm.errors import ConfigError, EngineError
 from fedllm.jsontext import decode
 from fedllm.recipe import read_recipe
@@ -202,6 +202,21 @@ class RunDirectory:
     def federation(self) -> FederationDirectory:
         """The recipe's own federation."""
         return FederationDirectory(self.root)
+
+    def federation_of(self, arm: str) -> FederationDirectory:
+        """The rounds of an arm by its name; without one, the recipe's own.
+
+        Raises:
+            ConfigError: The run has no such federation.
+        """
+        if arm in ("", OWN):
+            return self.federation
+        found = FederationDirectory(self.root / "arms" / arm)
+        if not (found.path / "rounds").is_dir():
+            rounds = sorted((self.root / "arms").glob("*/rounds"))
+            names = ", ".join([OWN, *(path.parent.name for path in rounds)])
+            raise ConfigError(f"{self.root} has no federation called {arm}; it has {names}")
+        return found
 
     @property
     def shards(self) -> Path:

@@ -15,8 +15,8 @@ from synthetic import SHAPES, adapter, dense
 from torch import nn
 
 from fedllm.aggregation import combine_adapters
-from fedllm.catalogue import POINTS, choose
-from fedllm.errors import AdapterError, ConfigError
+from fedllm.catalogue import POINTS, Entry, choose
+from fedllm.errors import AdapterError, ConfigError, EngineError
 from fedllm.method import Method
 from fedllm.recipe import parse_recipe
 from fedllm.runs import ONE
@@ -87,7 +87,9 @@ def test_its_settings_survive_yaml(point, name):
 
 @pytest.mark.parametrize(("point", "name"), EVERYTHING)
 def test_it_does_what_it_says(point, name):
-    (PROPERTIES.get((point, name)) or PROPERTIES[point, ""])(name)
+    says = PROPERTIES.get((point, name)) or PROPERTIES.get((point, ""))
+    assert says, f"test what {point} {name} does: a function and a line in PROPERTIES"
+    says(name)
 
 
 # What each plug-in says.
@@ -344,7 +346,6 @@ def test_a_group_without_updates_keeps_its_adapter_and_memory():
 
 def test_a_rule_and_a_policy_may_remember(monkeypatch):
     from fedllm.aggregation.rules import Combined
-    from fedllm.catalogue import Entry
     from fedllm.section import Section
 
     class Smooth(Section):
@@ -372,6 +373,18 @@ def test_a_rule_and_a_policy_may_remember(monkeypatch):
     kept = [state.memory["rule.smooth"][f"{module}/b"] for state in states[1:]]
     found = states[2].adapters[ONE].factors(module).B
     torch.testing.assert_close(found, ((kept[0] + kept[1]) / 2).to(found.dtype))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [({"ash": "x"}, "names no group for birch"), (dict.fromkeys(EXAMPLES, "a/b"), "calls a group")],
+)
+def test_a_grouping_that_forgets_somebody_or_names_a_path_is_refused(monkeypatch, groups, message):
+    load = Entry.load
+    wrong = lambda *_: (groups, {})  # noqa: E731
+    monkeypatch.setattr(Entry, "load", lambda e: wrong if e.title == "one group" else load(e))
+    with pytest.raises(EngineError, match=f"grouping one {message}"):
+        federate(Method(rule="fedit"), 1)
 
 
 def test_one_client_alone_needs_no_group():

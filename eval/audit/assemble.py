@@ -139,16 +139,22 @@ def of_files(
     return _ready(gathered(samples, public=_read_all(public), source=source))
 
 
-def groups_of_run(run: RunDirectory) -> dict[str, list[str]]:
+def groups_of_run(run: RunDirectory, arm: str = "") -> dict[str, list[str]]:
     """Clients by the adapter that they share after the last round; one group for everybody.
 
+    Args:
+        run: The run.
+        arm: One of its comparisons; without one, its own method.
+
     Raises:
+        ConfigError: There is no such arm.
         DataError: No round is finished.
     """
-    last = run.federation.completed
+    federation = run.federation_of(arm)
+    last = federation.completed
     if not last:
         raise DataError(f"{run.root}: no round is finished; run it first with 'fedllm run'")
-    clients, groups = sorted(read_json(run.clients)), run.federation.round(last).groups
+    clients, groups = sorted(read_json(run.clients)), federation.round(last).groups
     found: dict[str, list[str]] = {}
     for client in clients:
         found.setdefault(groups.get(client, ONE), []).append(client)
@@ -166,19 +172,22 @@ def of_group(population: Population, clients: Sequence[str]) -> Population:
     )
 
 
-def targets_of_run(run: RunDirectory, every: int, group: str = "") -> list[Target]:
+def targets_of_run(run: RunDirectory, every: int, group: str = "", arm: str = "") -> list[Target]:
     """The last global adapter decides; earlier ones and clients' updates show the way there.
 
     Args:
         run: The run.
         every: Take every so many rounds, and the last one; 0 takes the last alone.
         group: Whose adapters, where clients are grouped.
+        arm: One of the run's comparisons; without one, its own method.
 
     Raises:
+        ConfigError: There is no such arm.
         DataError: No round is finished, or there are several groups and none of them is named.
         EngineError: A round was altered after it closed.
     """
-    groups, last = groups_of_run(run), run.federation.completed
+    groups, federation = groups_of_run(run, arm), run.federation_of(arm)
+    last = federation.completed
     group = group or (next(iter(groups)) if len(groups) == 1 else "")
     if group not in groups:
         raise DataError(
@@ -189,7 +198,7 @@ def targets_of_run(run: RunDirectory, every: int, group: str = "") -> list[Targe
     rounds = [n for n in range(1, last + 1) if n == last or (every and n % every == 0)]
     targets = []
     for number in rounds:
-        this = run.federation.round(number)
+        this = federation.round(number)
         check_kept(this)
         adapter = _shared(this.adapters, group)
         sent = _shared(adapters_in(this.sent), group) if this.sent.exists() else None

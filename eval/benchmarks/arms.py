@@ -119,7 +119,7 @@ def _comparisons(run: RunDirectory) -> Iterator[EvaluatedArm]:
                 yield from _last(client, f"local-{client.name}", f"{client.name} alone", "local")
             continue
         kind: ArmKind = "centralised" if path.name == "centralised" else "federated"
-        yield from _last(path, f"arm-{path.name}", _title(run, path.name), kind)
+        yield from _last(path, path.name, _title(run, path.name), kind)
 
 
 def _title(run: RunDirectory, name: str) -> str:

@@ -97,6 +97,9 @@ def plan(
 def run(
     out: Annotated[Path, typer.Option(help="Folder of the report.")],
     run: Annotated[Path | None, typer.Option("--run", help="A run directory to audit.")] = None,
+    arm: Annotated[
+        str, typer.Option(help="Of the run: one of its comparisons, by the recipe's name.")
+    ] = "",
     group: Annotated[
         str, typer.Option(help="Of the run: the clients that share an adapter, where grouped.")
     ] = "",
@@ -188,9 +191,9 @@ def run(
         seed = open_run(run).config.federation.seed if run else 0
     population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)
     if group and run is not None:
-        population = _of_group(run, population, group)
+        population = _of_group(run, population, group, arm)
     targets, subject, shape = _subject(
-        run, model, adapter, template, (max_length, overlong), device, settings, group
+        run, model, adapter, template, (max_length, overlong), device, settings, (group, arm)
     )
     subject.any_base = any_base
     if include_text:
@@ -209,7 +212,7 @@ def run(
             template=shape,
             only=only,
             controls=cache or (open_run(run).audit_cache if run else None),
-            utility=utility_by_round(open_run(run).federation) if run else (),
+            utility=utility_by_round(open_run(run).federation_of(arm)) if run else (),
             include_text=include_text,
             sign=signs,
         ),
@@ -344,7 +347,7 @@ def _subject(
     length: tuple[int, Overlong],
     device: str,
     settings: Any,
-    group: str,
+    part: tuple[str, str],
 ) -> tuple[list[Target], Subject, str]:
     """The adapters, the base they sit on, and the template to use."""
     import torch
@@ -364,7 +367,7 @@ def _subject(
         return targets, Subject(base, "alpaca", *length), template
     directory = open_run(run)
     config = directory.config
-    targets = targets_of_run(directory, int(settings.every_round), group)
+    targets = targets_of_run(directory, int(settings.every_round), *part)
     base = load_base(config.model, device=where)
     shape = config.data.template if template == "auto" else template
     length = (config.training.max_length, config.training.overlong)
@@ -383,13 +386,13 @@ def _show_verified(shown: dict[str, Any]) -> None:
         typer.echo(f"not shown: {text}")
 
 
-def _of_group(run: Path, population: Population, group: str) -> Population:
+def _of_group(run: Path, population: Population, group: str, arm: str) -> Population:
     """The samples of the clients that share an adapter."""
     from fedllm.errors import ConfigError
     from fedllm.eval.audit.assemble import groups_of_run, of_group
     from fedllm.runs import open_run
 
-    groups = groups_of_run(open_run(run))
+    groups = groups_of_run(open_run(run), arm)
     if group not in groups:
         raise ConfigError(f"--group {group}: the groups of {run} are {', '.join(groups)}")
     return of_group(population, groups[group])

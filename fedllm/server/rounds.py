@@ -5,6 +5,7 @@ Pure functions of what the clients sent; disk and models stay with the engines.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,8 @@ from fedllm.errors import AdapterError, ConfigError, EngineError
 from fedllm.method import Method
 from fedllm.runs import ONE
 from fedllm.server.state import Memories, ServerState, Update
+
+GROUP = re.compile("[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +252,7 @@ def _grouped(
         before.memory.get(grouping.key, {}),
     )
     kept = {**closed.memory, grouping.key: memory}
+    _check_groups(grouping.name, groups, clients)
     if groups == dict(before.groups):
         return replace(closed, memory=kept)
     heirs = {groups.get(client, ONE): before.group_of(client) for client in reversed(clients)}
@@ -258,6 +262,18 @@ def _grouped(
             parts = ((group, _part(one, parent)) for group, parent in heirs.items())
             kept[key] = {n: t for group, part in parts for n, t in _named(part, group)}
     return ServerState(closed.round, adapters, kept, groups)
+
+
+def _check_groups(name: str, groups: Mapping[str, str], clients: Sequence[str]) -> None:
+    """A group is a folder and a prefix, and everybody has one or nobody."""
+    missing = sorted(set(clients) - set(groups)) if groups else []
+    odd = sorted(g for g in set(groups.values()) if not GROUP.fullmatch(g))
+    if missing or odd:
+        fault = f"names no group for {missing[0]}" if missing else f"calls a group {odd[0]!r}"
+        raise EngineError(
+            f"grouping {name} {fault}; it must give every client a group named by letters, digits, "
+            "'-' or '_'"
+        )
 
 
 def _part(memory: Memory, group: str) -> Memory:

@@ -11,7 +11,7 @@ from fedllm import atomic
 from fedllm.engines.files import close_and_advance
 from fedllm.engines.plan import read_plan
 from fedllm.engines.runtime import Runtime, member_of
-from fedllm.errors import EngineError
+from fedllm.errors import ConfigError, EngineError
 from fedllm.eval.audit.assemble import groups_of_run, targets_of_run
 from fedllm.eval.benchmarks.arms import run_arms
 from fedllm.experiment import prepare_run, run_experiment
@@ -116,8 +116,12 @@ def test_report_evaluation_and_audit_know_the_groups(whole):
         targets = targets_of_run(run, 1, group)
         assert [t.name for t in targets if t.primary] == [f"global 3 {group}"]
         assert {t.client for t in targets} - {""} == set(clients)
+    beside = targets_of_run(run, 0, arm="fedprox")
+    assert beside[0].adapter == run.root / "arms/fedprox/rounds/0003/global"
+    with pytest.raises(ConfigError, match="no federation called other; it has full, fedprox"):
+        targets_of_run(run, 0, arm="other")
     names = [arm.name for arm in run_arms(run, "last")]
-    assert {"round-0003-g1", "round-0003-g2", "arm-fedprox"} <= set(names)
+    assert {"round-0003-g1", "round-0003-g2", "fedprox"} <= set(names)
     titles = [arm["title"] for arm in summary["arms"]]
     assert titles[0] == "FedIT + FedProx"
     full = summary["arms"][-1]
