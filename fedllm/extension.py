@@ -34,7 +34,7 @@ def _fixed(config: RunConfig) -> dict[str, Any]:
 
 def _seeds(before: RunConfig, after: RunConfig) -> Iterator[str]:
     first, now = before.training_seeds[0], after.training_seeds[0]
-    if first != now:
+    if first != now and before.federation.seed == after.federation.seed:
         yield f"the first of seeds was {first}, is {now} (others may follow it)"
 
 

@@ -126,6 +126,9 @@ def _edited(run: RunDirectory) -> bool:
 
 
 def _refuse_foreign(root: Path) -> None:
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"output.dir={root}: {there} is a file; choose another output.dir")
     if not root.exists() and _replaced(root).exists():  # killed between two renames
         _replaced(root).rename(root)
     if root.exists() and any(

@@ -126,6 +126,18 @@ def test_a_folder_that_is_no_run_is_left_alone(folder):
     assert (folder / "mine" / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_in_the_place_of_a_run_is_named(folder, name):
+    (folder / "file").write_text("x")
+    with pytest.raises(ConfigError, match=f"{folder / 'file'} is a file"):
+        work(config_in(folder, name))
+
+
+def test_another_seed_is_one_changed_leaf(folder, finished):
+    with pytest.raises(ConfigError, match=r"\(federation.seed was 0, is 5\)"):
+        work(config_in(folder, "finished", federation={"rounds": 1, "seed": 5}))
+
+
 def test_a_recipe_edited_inside_the_run_is_refused_and_runs_elsewhere(folder, finished):
     run = Path(shutil.copytree(finished, folder / "edited"))
     recipe = run / "recipe.yaml"
