@@ -48,7 +48,8 @@ def of_run(
 ) -> Population:
     """Members are drawn from what clients trained on, non-members were set aside before.
 
-    Where the run planted canaries, they come along and are no members.
+    Where the run planted canaries, they come along and are no members. Once rounds are finished,
+    clients that took part in none of them are left out: nothing was trained on what they hold.
 
     Raises:
         DataError: The run set nothing aside, or what it trained on was altered afterwards.
@@ -75,7 +76,22 @@ def of_run(
     samples += _secrets(canaries, settings, config.federation.seed)
     public = read_pool(run.pool) if run.pool.exists() else []
     source = {"kind": "run", **({"manifest": digest} if digest else {})}
-    return _ready(gathered(samples, public=public, source=source))
+    population = gathered(samples, public=public, source=source)
+    took_part = _took_part(run)
+    if took_part is not None:
+        population = population.kept(
+            lambda s: not s.client or bool(took_part & set(s.client.split("+"))),
+            "client that took part in no round",
+        )
+    return _ready(population)
+
+
+def _took_part(run: RunDirectory) -> set[str] | None:
+    """Clients whose update entered a finished round; ``None`` while there is none."""
+    last = run.federation.completed
+    rounds = (read_json(run.federation.round(n).metrics) for n in range(1, last + 1))
+    found = {name for metrics in rounds for name, weight in metrics["weights"].items() if weight}
+    return found if last else None
 
 
 def of_plan(

@@ -47,7 +47,7 @@ def check_audit(audit: AuditConfig | None) -> Limits:
 
 
 def audit_population(run: RunDirectory) -> Population:
-    """Who is asked about; the same at any time, because everything is drawn from the run's seed.
+    """Who is asked about; the same samples at any time, drawn from the run's seed.
 
     Without a section ``audit`` they are those of `fedllm audit run`.
 
@@ -68,7 +68,6 @@ def subject_of(run: RunDirectory, runtime: Runtime) -> Subject:
 def audit_run(
     run: RunDirectory,
     audit: AuditConfig,
-    population: Population,
     limits: Limits,
     runtime: Runtime,
     watcher: Watcher,
@@ -80,14 +79,14 @@ def audit_run(
     Returns:
         What the run's own report says of it (`_brief`).
     """
-    groups, carried = groups_of_run(run), True
     briefs: dict[str, dict[str, Any]] = {}
-    for group, clients in groups.items():
+    population: Population | None = None
+    for group, clients in groups_of_run(run).items():
         out = run.audit if group == ONE else run.audit / group
         if not audited(run, out, limits):
-            if carried:
+            if population is None:  # the first that is audited
                 detach(runtime.model)
-                carried = False
+                population = audit_population(run)
             asked = population if group == ONE else of_group(population, clients)
             _audit_group(run, audit, asked, limits, runtime, watcher, out, group, command)
         briefs[group] = _brief(sound_report(out))

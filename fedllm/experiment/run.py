@@ -148,7 +148,7 @@ class _Experiment:
                 size = arm.config.federation.clients_per_round or len(self.shards)
                 check_cohort(arm.config.method.rule, size)
         if self.config.audit:  # too small a shard is found now
-            self.population = audit_population(run)
+            audit_population(run)
         with run.timed("loading"):
             self.runtime = Runtime.load(run)
         with run.timed("data"):
@@ -202,7 +202,6 @@ class _Experiment:
             return audit_run(
                 self.run,
                 audit,
-                self.population,
                 self.limits,
                 self.runtime,
                 self.watcher,

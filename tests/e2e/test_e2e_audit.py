@@ -25,7 +25,7 @@ from fedllm.eval.audit.verdicts import EXIT
 from fedllm.eval.audit.verify import verify
 from fedllm.experiment import audit, prepare_run, run_experiment
 from fedllm.progress import Watcher
-from fedllm.runs import open_run
+from fedllm.runs import open_run, read_json
 
 DOMAINS = ("code", "math", "medical")
 MARK = "zqx"
@@ -184,6 +184,25 @@ def test_a_page_that_says_something_else_is_refused(finished, tmp_path, name):
         text.replace(json.loads((folder / "report.json").read_text())["verdict"], "PASS")
     )
     assert verify(folder)[1] == [f"{name} is not what the report says"]
+
+
+def test_a_client_that_took_part_in_no_round_has_no_members(finished):
+    run = open_run(finished[0] / "run")
+    whole = of_run(run, PROFILES["quick"], 0)
+    weights = [read_json(run.federation.round(n).metrics)["weights"] for n in (1, 2)]
+    assert set(whole.clients) == set(DOMAINS) == {name for row in weights for name in row}
+    rounds = {n: run.federation.round(n).metrics for n in (1, 2)}
+    before = {n: path.read_text() for n, path in rounds.items()}
+    for path in rounds.values():
+        metrics = read_json(path)
+        metrics["weights"].pop("code", None)
+        path.write_text(json.dumps(metrics))
+    found = of_run(run, PROFILES["quick"], 0)
+    for n, path in rounds.items():
+        path.write_text(before[n])
+    assert found.clients == ["math", "medical"]
+    assert {s.client for s in found.of("canary")} == {"code+math+medical", "math", "medical"}
+    assert found.removed["client that took part in no round"] > 40
 
 
 def test_a_run_does_not_go_on_with_a_report_that_was_altered(finished):
