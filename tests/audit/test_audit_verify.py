@@ -327,7 +327,7 @@ def test_every_part_of_a_report_may_be_anything_and_nothing_breaks(
         key = repr((stored, limits))
         if key not in known:
             known[key] = judge(stored, limits)
-        return copy.deepcopy(known[key])
+        return known[key]
 
     monkeypatch.setattr(verify_module, "judge", judged)
     folder = copied(audited, tmp_path)
@@ -335,7 +335,7 @@ def test_every_part_of_a_report_may_be_anything_and_nothing_breaks(
     rng = random.Random(which)
     places = list(leaves(values[which]))
     tops = [path for path in places if len(path) <= 2]
-    for path in [*tops, *rng.sample(places, 200 - 150 * which)]:
+    for path in [*tops, *rng.sample(places, 80 - 60 * which)]:
         both = list(values)
         both[which] = changed(values[which], path, new := rng.choice(HOSTILE))
         written(folder, *both, pages=False)
@@ -350,7 +350,7 @@ def test_scores_that_were_changed_and_sealed_again_break_nothing(audited, tmp_pa
     folder = copied(audited, tmp_path)
     report, scores = values_of(folder)
     rng = random.Random(7)
-    for path in rng.sample(list(leaves(scores)), 60):
+    for path in rng.sample(list(leaves(scores)), 30):
         worse = changed(scores, path, rng.choice(HOSTILE))
         sealed_again = {**report, "scores_sha256": digest_of(worse)}
         sealed_again["sha256"] = sealed(sealed_again)
