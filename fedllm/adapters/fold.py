@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ from fedllm.adapters.tensorfile import Entry, read_header, read_tensor, write_te
 from fedllm.atomic import atomic_directory
 from fedllm.errors import AdapterError, ModelError
 from fedllm.jsontext import decode
+
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D_LAYERS = ("c_attn", "q_attn", "c_proj", "c_fc")
+"""Layers of transformers' models that store their weights transposed, as ``Conv1D``."""
 
 BLOCK = 1024
 """Rows of a weight that are updated at a time."""
@@ -49,7 +54,7 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
         )
     check_foldable(adapter.config, str(adapter.path or "adapter"))
     headers = _headers(base)
-    targets = fold_targets(base, adapter)
+    targets, config = fold_targets(base, adapter), _model_config(base)
     with atomic_directory(output) as directory:
         for file in model_files(base):
             if file not in headers:
@@ -59,7 +64,7 @@ def fold(base: Path, adapter: Adapter, output: Path) -> int:
                 name: torch.empty(entry.shape, dtype=entry.dtype, device="meta")
                 for name, entry in entries.items()
             }
-            values = _updated(shard, entries, adapter, targets)
+            values = _updated(shard, entries, adapter, targets, config)
             write_tensors(directory / shard.name, shapes, values)
     return len(targets)
 
@@ -78,7 +83,8 @@ def fold_targets(base: Path, adapter: Adapter) -> dict[str, str]:
         ModelError: The folder has no safetensors weights.
     """
     entries = {name: entry for header in _headers(base).values() for name, entry in header.items()}
-    tied = _tied(base)
+    config = _model_config(base)
+    tied = bool(config.get("tie_word_embeddings", True))
     targets = {}
     for module in adapter.modules:
         parts = module.split(".")
@@ -87,7 +93,8 @@ def fold_targets(base: Path, adapter: Adapter) -> dict[str, str]:
         if stored is None:
             raise AdapterError(f"module {module}: {base} has no weight {names[0]}; wrong model?")
         d_in, d_out, form, kernel = adapter.outline(module)
-        expected = _stored_shape(adapter, d_in, d_out, form, kernel)
+        turned = form == "linear" and _transposed(adapter, module, config)
+        expected = _stored_shape(d_in, d_out, form, kernel, turned=turned)
         if entries[stored].shape != expected:
             raise AdapterError(
                 f"module {module}: weight {stored} of {base} has shape {entries[stored].shape}, "
@@ -110,7 +117,7 @@ def _headers(base: Path) -> Mapping[Path, dict[str, Entry]]:
 
 
 def _stored_shape(
-    adapter: Adapter, d_in: int, d_out: int, form: str, kernel: tuple[int, ...]
+    d_in: int, d_out: int, form: str, kernel: tuple[int, ...], *, turned: bool
 ) -> tuple[int, ...]:
     if form == "embedding":
         return d_in, d_out
@@ -119,18 +126,33 @@ def _stored_shape(
         for size in kernel:
             inner //= size
         return d_out, inner, *kernel
-    return (d_in, d_out) if adapter.config.get("fan_in_fan_out") else (d_out, d_in)
+    return (d_in, d_out) if turned else (d_out, d_in)
+
+
+def _transposed(adapter: Adapter, module: str, config: Mapping[str, Any]) -> bool:
+    """Whether the weight of a linear layer lies as ``(d_in, d_out)``.
+
+    One flag of the adapter speaks for all its layers, and peft leaves it at the last one's, so for
+    models with both ways the layer's name decides.
+    """
+    if config.get("model_type") in CONV1D_MODELS:
+        return module.split(".")[-1] in CONV1D_LAYERS
+    return bool(adapter.config.get("fan_in_fan_out"))
 
 
 def _updated(
-    shard: Path, entries: dict[str, Entry], adapter: Adapter, targets: dict[str, str]
+    shard: Path,
+    entries: dict[str, Entry],
+    adapter: Adapter,
+    targets: dict[str, str],
+    config: Mapping[str, Any],
 ) -> Iterator[Tensor]:
     for name, entry in entries.items():
         weight = read_tensor(shard, name, entry)
         if name in targets:
             factors = adapter.factors(targets[name])
             turned = factors.form == "embedding" or (
-                factors.form == "linear" and bool(adapter.config.get("fan_in_fan_out"))
+                factors.form == "linear" and _transposed(adapter, targets[name], config)
             )
             _add(weight, factors, turned)
         yield weight
@@ -147,9 +169,11 @@ def _add(weight: Tensor, factors: LoRAFactors, turned: bool) -> None:
         flat[rows] = (flat[rows].float() + left[rows] @ right).to(weight.dtype)
 
 
-def _tied(base: Path) -> bool:
+def _model_config(base: Path) -> dict[str, Any]:
     try:
         config = decode((base / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ModelError(f"{base}/config.json cannot be read; give a local model folder") from None
-    return bool(config.get("tie_word_embeddings", True))
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{base}/config.json cannot be read; give a local model folder")
+    return config

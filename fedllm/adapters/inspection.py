@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedllm.adapters.against import BaseLayers, Finding, compared
 from fedllm.adapters.agreement import check_fit
 from fedllm.adapters.keys import PREFIX
 from fedllm.adapters.lowrank import Factors, inner, norm, topr_qr
@@ -208,25 +209,16 @@ def _difference(module: str, squares: list[float]) -> Difference:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about an adapter a person should know: ``error`` breaks it, ``warning`` may."""
-
-    level: str
-    where: str
-    text: str
-
-
 OUTLIER = 20.0
 """A module this many times longer than the median module is called an outlier."""
 
 
-def lint(path: Path, layers: Mapping[str, tuple[int, int, bool]] | None = None) -> list[Finding]:
+def lint(path: Path, base: BaseLayers | None = None) -> list[Finding]:
     """Everything suspicious about an adapter; an empty list means it is sound.
 
     Args:
         path: PEFT directory.
-        layers: Of the base model: module name to ``(d_in, d_out, transposed)``, to compare with.
+        base: The layers of the base model, to compare with.
     """
     try:
         adapter = open_adapter(path)
@@ -238,8 +230,8 @@ def lint(path: Path, layers: Mapping[str, tuple[int, int, bool]] | None = None) 
     summaries = [_module(name, adapter.factors(name)) for name in adapter.modules]
     findings += _lint_modules(summaries)
     findings += [Finding("error", n, "holds NaN or infinite values") for n in _broken_aux(adapter)]
-    if layers is not None:
-        findings += _lint_against(adapter, layers)
+    if base is not None:
+        findings += compared(adapter, base)
     return findings
 
 
@@ -281,20 +273,3 @@ def _lint_modules(summaries: list[ModuleSummary]) -> Iterator[Finding]:
         elif usual > 0 and m.norm > OUTLIER * usual:
             text = f"its update has norm {m.norm:.3g}, the median module {usual:.3g}"
             yield Finding("warning", m.module, text)
-
-
-def _lint_against(
-    adapter: Adapter, layers: Mapping[str, tuple[int, int, bool]]
-) -> Iterator[Finding]:
-    for name in adapter.modules:
-        if name not in layers:
-            yield Finding("error", name, "the base model has no such layer")
-            continue
-        d_in, d_out, transposed = layers[name]
-        mine = adapter.outline(name)
-        if mine[2] == "linear" and mine[:2] != (d_in, d_out):
-            text = f"maps {mine[0]} to {mine[1]}, the base model's layer {d_in} to {d_out}"
-            yield Finding("error", name, text)
-        if mine[2] == "linear" and bool(adapter.config.get("fan_in_fan_out")) != transposed:
-            text = f"fan_in_fan_out should be {str(transposed).lower()} for this layer"
-            yield Finding("warning", name, text)

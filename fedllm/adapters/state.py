@@ -176,6 +176,10 @@ class AdapterFile:
         entries = [self._entries[name] for name in self._places[module][:2]]
         return sum(entry.end - entry.begin for entry in entries)
 
+    def aux_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor that is not a LoRA factor, from the header."""
+        return self._entries[name].shape
+
     def aux_tensor(self, name: str) -> Tensor:
         """Reads one tensor that is not a LoRA factor."""
         return self._read(name)

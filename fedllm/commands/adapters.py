@@ -113,12 +113,12 @@ def lint(
     from fedllm.adapters.collect import collect
     from fedllm.adapters.inspection import lint as check
 
-    layers = None
+    base = None
     if against is not None:
-        from fedllm.training.shapes import linear_layers
+        from fedllm.training.shapes import base_layers
 
-        layers = linear_layers(against)
-    findings = {name: check(path, layers) for name, path in collect(adapters).items()}
+        base = base_layers(against)
+    findings = {name: check(path, base) for name, path in collect(adapters).items()}
     if json:
         print_json({name: [asdict(f) for f in found] for name, found in findings.items()})
     else:
