@@ -55,6 +55,8 @@ HOMES = {
     "rule": "fedllm.aggregation.catalogue",
     "server": "fedllm.server.steps.catalogue",
     "grouping": "fedllm.server.grouping.catalogue",
+    "task": "fedllm.eval.tasks.catalogue",
+    "probe": "fedllm.eval.probes.catalogue",
 }
 """Point to the module that holds its ``ENTRIES`` (or another name), in the order of a round."""
 
@@ -77,6 +79,8 @@ class Entry:
     """Address of the paper, empty for what has none."""
     traits: Set[str] = frozenset()
     """Keys of :data:`fedllm.traits.TRAITS`."""
+    said: str = ""
+    """What it does, where no settings of its own say so."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.traits) - set(TRAITS))
@@ -104,8 +108,8 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """What its settings' docstring says it is."""
-        return " ".join((self.settings.__doc__ or "").split())
+        """What it does, in a sentence."""
+        return self.said or " ".join((self.settings.__doc__ or "").split())
 
 
 @dataclass(frozen=True)

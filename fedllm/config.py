@@ -370,7 +370,9 @@ class AuditConfig(Section):
     Adapters of all rounds are kept, so this happens after training and slows no round down."""
     profile: ProfileName = "quick"
     """How much is looked at: samples, attacks, generated texts."""
-    probes: list[str] = Field(default_factory=list)
+    probes: list[Annotated[str, AfterValidator(partial(named, "probe"))]] = Field(
+        default_factory=list
+    )
     """These probes, e.g. ``[membership, canary]``, whatever the profile; empty runs all of it."""
     held_out: int = Field(40, ge=10)
     """Private examples per client set aside before training as non-members."""

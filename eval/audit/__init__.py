@@ -12,7 +12,7 @@ numbers; ``judge`` sees those numbers alone, so ``fedllm audit verify`` repeats 
 without a model, and nothing downstream of it can hold private text.
 
 **A probe** is one file of ``fedllm.eval.probes`` with a constant ``PROBE`` (`findings.Probe`) and
-one line in ``fedllm.eval.probes.registry``:
+one line in ``fedllm.eval.probes.catalogue``:
 
 - ``measure(context) -> dict`` with JSON values only (numbers, lists, strings that are no text of a
   sample). What belongs to samples is a list in the order of ``context.population.of(group)``.

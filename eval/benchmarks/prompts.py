@@ -88,7 +88,7 @@ class Prompter:
         example = Example(
             question.instruction, "", question.input, tuple(turns), source=question.place
         )
-        prompt, _ = prompt_and_response(example, self.template, self.tokenizer)  # type: ignore[arg-type]
+        prompt, _ = prompt_and_response(example, self.template, self.tokenizer)
         return prompt
 
     def continuations(self, prompt: Prompt, choices: Sequence[str]) -> tuple[Prompt, list[Tokens]]:

@@ -1,31 +1,13 @@
-"""All probes of the audit, in the order of the report."""
+"""All probes of the audit, loaded, in the order of the report; other packages' come last."""
 
 from __future__ import annotations
 
+from typing import cast
+
+from fedllm.catalogue import POINTS
 from fedllm.eval.audit.findings import Probe
-from fedllm.eval.probes import (
-    canaries,
-    crossing,
-    discoverable,
-    membership,
-    pii,
-    regurgitation,
-    sets,
-    untargeted,
-    uploads,
-)
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe
-    for probe in (
-        discoverable.PROBE,
-        untargeted.PROBE,
-        membership.PROBE,
-        sets.PROBE,
-        canaries.PROBE,
-        pii.PROBE,
-        regurgitation.PROBE,
-        crossing.PROBE,
-        uploads.PROBE,
-    )
+    name: cast(Probe, POINTS["probe"][name].load())
+    for name in [*POINTS["probe"].own, *POINTS["probe"].foreign]
 }

@@ -82,7 +82,7 @@ def _part(ids: Iterable[int], *files: str) -> Part:
     return Part((*files, *WHOLE_MBPP), "task_id", tuple(map(str, ids)))
 
 
-TASKS = (
+HUMANEVAL, MBPP = (
     Task(
         name="humaneval",
         domain="code",

@@ -99,7 +99,7 @@ _sentiment = partial(
     version=2,
     stop=("\n",),
 )
-TASKS = (
+FPB_TASK, FIQA_TASK, TFNS_TASK, NWGI_TASK = (
     _sentiment(
         name="fpb",
         title="Financial PhraseBank",

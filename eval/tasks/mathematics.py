@@ -100,7 +100,7 @@ _number = partial(
     version=2,
     stop=("Question:", "</s>", "<|im_end|>"),
 )
-TASKS = (
+GSM8K, SVAMP, MAWPS, COMPETITION_MATH = (
     _number(
         name="gsm8k",
         title="GSM8K",

@@ -135,7 +135,7 @@ def mmlu(name: str, subjects: Sequence[str], title: str) -> Task:
 
 
 _choose = partial(Task, domain="medical", kind="choose")
-TASKS = (
+MMLU_MEDICAL, MMLU_MEDICAL_NINE, PUBMEDQA, MEDQA, MEDMCQA = (
     mmlu("mmlu_medical", CORE, "MMLU, six medical subjects"),
     mmlu("mmlu_medical_nine", (*CORE, *FURTHER), "MMLU, nine medical subjects"),
     _choose(

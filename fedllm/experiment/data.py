@@ -9,8 +9,8 @@ from functools import cache, partial
 from fedllm.atomic import atomic_json
 from fedllm.config import FederationConfig
 from fedllm.data.origins import check_origins, record_origins
+from fedllm.data.partition import Labels
 from fedllm.data.shards import (
-    Labels,
     Shard,
     build_shards,
     read_shard,
