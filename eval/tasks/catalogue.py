@@ -25,7 +25,7 @@ ENTRIES = {
         "https://doi.org/10.1145/3184558.3192301",
     ),
     "tfns": _entry(
-        "finance:TFNS_TASK", "Twitter Financial News Sentiment", "Sentiment of short financial posts."
+        "finance:TFNS_TASK", "Twitter Financial News Sentiment", "Sentiment of short posts."
     ),
     "nwgi": _entry(
         "finance:NWGI_TASK", "News with GPT instructions", "Sentiment of financial news.",
