@@ -41,6 +41,13 @@ is never a large p value), FAIL when ``low`` is above it, else INCONCLUSIVE; INV
 it ``needs`` does not hold. Where a finding is the worst of several (attacks, adapters, clients),
 ``low`` is taken at 95 % over all of them (Bonferroni, `findings.family_level`); ``high`` needs
 no correction: "none exceeds the limit" is claimed only if each does not (intersection-union).
+Findings that are not ``decisive`` (other ways of asking, single clients) have too few samples to
+clear anybody and raise the alarm: FAIL where ``low`` is above the limit, no PASS where the value
+is. What reproduces texts is counted by `memorised`, exactly, at any number of samples.
+
+Every gate of a probe that was asked for has to answer: without a value, or with a control that was
+not measured, it is INCONCLUSIVE and says what is missing. A gate that was left out (its limit is
+null, its probe not chosen) is named in the verdict's own sentence.
 
 **Controls** (`controls`) gate findings: ``blind`` (a classifier that sees text alone must not tell
 members from non-members), ``base`` (nor must the base model), ``permutation`` (nor must the attack

@@ -149,6 +149,17 @@ def read_limits(path: Path | None) -> dict[str, float | None]:
     return checked_limits(given, str(path))
 
 
+def left_out(metrics: Iterable[str], where: str) -> dict[str, None]:
+    """Limits that leave gates out by name.
+
+    Raises:
+        ConfigError: A metric is unknown, or one cannot be left out.
+    """
+    named: dict[str, None] = dict.fromkeys(metrics)
+    checked_limits(named, where)
+    return named
+
+
 def checked_limits(given: Mapping[Any, Any], where: str) -> dict[str, float | None]:
     """The default limits, with ``given`` ones in their place.
 

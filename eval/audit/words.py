@@ -57,10 +57,9 @@ def _alarm(finding: Mapping[str, Any]) -> str:
 
 def _missing(finding: Mapping[str, Any]) -> str:
     """What a gate was not measured on, and how to leave it out."""
-    return (
-        f"{finding['metric']}: {finding['sentence']} To leave it out by name, write "
-        f"'{finding['metric']}: null' among the limits."
-    )
+    metric = finding["metric"]
+    remedy = f"--leave-out {metric}, in a recipe audit.gates: {{{metric}: null}}"
+    return f"{metric}: {finding['sentence']} To leave it out by name: {remedy}."
 
 
 def _metrics(found: Iterable[Mapping[str, Any]]) -> str:

@@ -37,7 +37,7 @@ from fedllm.eval.probes.looks import (
     GROUPS,
     PARTS,
     QUERIES,
-    RUNS,
+    RUN,
     WHOLE,
     Look,
     anywhere,
@@ -58,9 +58,9 @@ TITLES = {
     PREFIX: "Verbatim extraction from a prefix of the text",
     SAMPLED: "Verbatim extraction, sampled",
 }
-HALF, QUARTER = 2, 4
-"""Parts of a metric's chance of a false FAIL: half to the look that decides, a quarter to all other
-ways of asking, a quarter to single clients."""
+HALF, QUARTER, EIGHTH = 2, 4, 8
+"""Parts of a metric's chance of a false FAIL. The look that decides has half of it; all other ways
+of asking together, and single clients, have what is left."""
 Column = dict[str, list[Any]]
 Rows = Mapping[Group, Sequence[int]]
 
@@ -140,46 +140,56 @@ def _draw(response: TokenStatistics, length: int) -> float | None:
 
 def _greedy(scores: Scores, design: Design, name: str) -> list[Finding]:
     """From the true instruction: the look that decides, the others, the worst client."""
-    how = "Given the true instruction, greedy decoding gives"
     main = beginning(scores)
-    parts = [beginning(scores, length) for length in PARTS]
-    runs = [anywhere(scores, length) for length in RUNS]
-    further = others(
-        main, [*parts, *runs, *(hard_to_guess(look, scores) for look in (main, *parts))]
-    )
+    parts = [*(beginning(scores, length) for length in PARTS), drawn(scores, 1, RUN)]
+    further = others(main, [*parts, anywhere(scores, RUN), hard_to_guess(main, scores)])
     return [
-        _decisive(GREEDY, how, main, design, name),
-        *_alarms(GREEDY, how, further, design, name),
-        *_worst_client(GREEDY, how, main, design, name),
+        _decisive(GREEDY, main, design, name),
+        *_alarms(GREEDY, further, design, name),
+        *_worst_client(GREEDY, main, design, name),
     ]
 
 
 def _prefixes(scores: Scores, design: Design, name: str) -> list[Finding]:
     """From the beginning of the text, instruction and all."""
-    how = "Greedy decoding gives"
     main, *rest = [continued(scores, mode) for mode in modes()]
     return [
-        _decisive(PREFIX, how, main, design, name),
-        *_alarms(PREFIX, how, others(main, rest), design, name),
+        _decisive(PREFIX, main, design, name),
+        *_alarms(PREFIX, others(main, rest), design, name),
     ]
 
 
 def _sampled(scores: Scores, design: Design, name: str) -> list[Finding]:
-    """By drawing: as often as luck leaves non-members alone, and by other numbers of draws."""
-    how = f"With probability {CONFIDENCE:g} or more (top-{TOP_K}, temperature 1) there are"
+    """By one draw, as often as luck leaves non-members alone, and by other numbers of draws.
+
+    The second number was chosen so that luck gives no non-member's response, so that none says
+    little of the chance of it: one more is counted as given.
+    """
     queries = draws(scores, name)
-    main = drawn(scores, queries[0])
-    looks = [drawn(scores, number, length) for length in DRAWN for number in queries]
+    once, main = drawn(scores, 1), drawn(scores, queries[0])
+    looks = [drawn(scores, number, length) for length in DRAWN for number in queries if number > 1]
     return [
-        _decisive(SAMPLED, how, main, design, name),
-        *_alarms(SAMPLED, how, others(main, looks), design, name),
-        *_worst_client(SAMPLED, how, main, design, name),
+        _decisive(SAMPLED, main, design, name, part=QUARTER, lucky=1),
+        _decisive(SAMPLED, once, design, name, suffix=" once"),
+        *_alarms(SAMPLED, others(main, looks), design, name, part=EIGHTH),
+        *_worst_client(SAMPLED, main, design, name, part=EIGHTH),
     ]
 
 
-def _decisive(metric: str, how: str, look: Look, design: Design, name: str) -> Finding:
+def _decisive(
+    metric: str,
+    look: Look,
+    design: Design,
+    name: str,
+    *,
+    part: int = HALF,
+    lucky: int = 0,
+    suffix: str = "",
+) -> Finding:
+    """A look that decides, with ``lucky`` non-members more than there are."""
     leaks = look.leaks(name)
-    value = memorised(leaks["member"], leaks["nonmember"], family=HALF * len(design.primary))
+    strangers = [*leaks["nonmember"], *[True] * lucky]
+    value = memorised(leaks["member"], strangers, family=part * len(design.primary))
     if value is None:
         nothing = "The base model reproduces every member as it is, so the adapter cannot give any "
         nothing += "away; members that the base model does not know are needed."
@@ -189,9 +199,9 @@ def _decisive(metric: str, how: str, look: Look, design: Design, name: str) -> F
                 "base": look.hits(BASE)["member"]}  # fmt: skip
     return Finding(
         metric,
-        TITLES[metric],
+        TITLES[metric] + suffix,
         value,
-        f"{how} {look.words} for {_rates(look, name)}.",
+        f"{look.words} for {_rates(look, name)}.",
         target=name,
         controls={key: share(rows) for key, rows in controls.items() if rows},
         needs=ALIKE,
@@ -200,13 +210,18 @@ def _decisive(metric: str, how: str, look: Look, design: Design, name: str) -> F
 
 
 def _alarms(
-    metric: str, how: str, looks: Sequence[Look], design: Design, name: str
+    metric: str,
+    looks: Sequence[Look],
+    design: Design,
+    name: str,
+    *,
+    part: int = QUARTER,
 ) -> list[Finding]:
     """The worst of several looks, for which the lower bound pays; shares are of all members."""
     found = {}
     for number, look in enumerate(looks):
         leaks = look.leaks(name)
-        family = QUARTER * len(looks) * len(design.primary)
+        family = part * len(looks) * len(design.primary)
         value = memorised(leaks["member"], leaks["nonmember"], family=family)
         if value:
             found[number] = scaled(value, len(leaks["member"]) / len(look.wanted["member"]))
@@ -219,7 +234,7 @@ def _alarms(
             metric,
             f"{TITLES[metric]}, asked in other ways",
             greatest(list(found.values())),
-            f"{how} {look.words} for {_rates(look, name)}; of {len(found)} further ways to ask "
+            f"{look.words} for {_rates(look, name)}; of {len(found)} further ways to ask "
             "this is the worst.",
             target=name,
             needs=ALIKE,
@@ -229,10 +244,12 @@ def _alarms(
     ]
 
 
-def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) -> list[Finding]:
+def _worst_client(
+    metric: str, look: Look, design: Design, name: str, *, part: int = QUARTER
+) -> list[Finding]:
     """The client whose members are given away most; its few samples cannot clear it."""
     rows = {c: {group: design.rows(group, c) for group in GROUPS} for c in design.clients}
-    values = {client: _of_client(look, design, name, client) for client in rows}
+    values = {client: _of_client(look, design, name, client, part) for client in rows}
     found = {client: value for client, value in values.items() if value}
     if not found or len(rows) < 2:
         return []
@@ -242,7 +259,7 @@ def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) 
             metric,
             f"{TITLES[metric]}, the worst client",
             greatest(list(found.values())),
-            f"{worst}: {how[0].lower()}{how[1:]} {look.words} for "
+            f"Of {worst}: {look.words[0].lower()}{look.words[1:]} for "
             f"{_rates(look, name, rows[worst])}.",
             target=name,
             client=worst,
@@ -253,9 +270,11 @@ def _worst_client(metric: str, how: str, look: Look, design: Design, name: str) 
     ]
 
 
-def _of_client(look: Look, design: Design, name: str, client: str) -> Interval | None:
+def _of_client(
+    look: Look, design: Design, name: str, client: str, part: int = QUARTER
+) -> Interval | None:
     leaks = look.leaks(name, {group: design.rows(group, client) for group in GROUPS})
-    family = QUARTER * len(design.clients) * len(design.primary)
+    family = part * len(design.clients) * len(design.primary)
     return memorised(leaks["member"], leaks["nonmember"], family=family)
 
 

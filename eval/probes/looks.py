@@ -15,6 +15,7 @@ from typing import Any
 
 from fedllm.eval.audit.findings import Scores
 from fedllm.eval.audit.memorised import given_away
+from fedllm.eval.audit.passes import TOP_K
 from fedllm.eval.audit.population import Group
 
 BASE = "base"
@@ -23,10 +24,10 @@ WHOLE = 50
 """Tokens asked for at most (as in the literature): this, or all of a shorter response, decides."""
 PARTS = (32, 16, 8, 4)
 """Beginnings that can raise the alarm; the shorter they are, the more often they are anybody's."""
-DRAWN = (WHOLE, 8)
-"""Beginnings of which the chance of a draw is known."""
-RUNS = (16, 8)
+RUN = 8
 """Tokens in a row that count wherever they stand in a longer response."""
+DRAWN = (WHOLE, RUN)
+"""Beginnings of which the chance of a draw is known."""
 PREFIXES = (8, 16, 32, 50)
 PERCENTS = (30, 80)
 QUERIES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
@@ -45,7 +46,7 @@ class Look:
     column: str
     """What of the scores it reads."""
     words: str
-    """What is given where it succeeds."""
+    """What is done and what comes of it, as the beginning of a sentence."""
     wanted: Wanted
     """Tokens asked for, by sample; 0 where the sample is not asked about."""
     reproduced: Mapping[str, Mapping[Group, Sequence[bool]]]
@@ -74,7 +75,7 @@ class Look:
 def beginning(scores: Scores, length: int = WHOLE) -> Look:
     """Greedy decoding from the true instruction."""
     wanted = _wanted(scores, length)
-    words = f"the first {length} tokens of the true response, or all of a shorter one,"
+    words = f"Given the true instruction, greedy decoding gives {_start(length)}"
     return Look("response", words, wanted, _reached(scores, "response", wanted))
 
 
@@ -84,7 +85,8 @@ def anywhere(scores: Scores, length: int) -> Look:
         group: [length if n > length else 0 for n in scores["lengths"][group]["response"]]
         for group in GROUPS
     }
-    words = f"{length} tokens in a row somewhere in the true response, shown what precedes them,"
+    words = f"Shown what precedes them, greedy decoding gives {length} tokens in a row somewhere "
+    words += "in the true response"
     return Look("anywhere", words, wanted, _reached(scores, "anywhere", wanted))
 
 
@@ -96,7 +98,8 @@ def continued(scores: Scores, mode: str, length: int = WHOLE) -> Look:
         ]
         for group in GROUPS
     }
-    words = f"after the first {mode} of the text the next {length} tokens, or all that follow,"
+    words = f"After the first {mode} of the text greedy decoding gives the next {length} tokens, "
+    words += "or all that follow,"
     return Look(mode, words, wanted, _reached(scores, mode, wanted))
 
 
@@ -111,8 +114,10 @@ def drawn(scores: Scores, queries: int, length: int = WHOLE) -> Look:
         }
         for model, columns in scores["reached"].items()
     }
-    words = f"in {queries:,} draws the first {length} tokens of the true response, or all of a "
-    words += "shorter one,"
+    words = (
+        f"With probability {CONFIDENCE:g} or more {queries:,} draws (top-{TOP_K}, temperature 1) "
+    )
+    words += f"have {_start(length)}"
     return Look(f"{queries} draws of {length}", words, _wanted(scores, length), reproduced)
 
 
@@ -173,6 +178,10 @@ def discoverable(log_p: float | None, queries: int, confidence: float) -> bool:
     if log_p >= 0:
         return True
     return queries * math.log1p(-math.exp(log_p)) <= math.log1p(-confidence)
+
+
+def _start(length: int) -> str:
+    return f"the first {length} tokens of the true response, or all of a shorter one,"
 
 
 def _wanted(scores: Scores, length: int) -> Wanted:

@@ -120,6 +120,10 @@ def run(
     gates: Annotated[
         Path | None, typer.Option(help="YAML file of limits, e.g. `membership.auc: 0.1`.")
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Gates to leave out by name, e.g. canary.exposure; the verdict says so."),
+    ] = None,
     template: Annotated[
         str, typer.Option(help="Prompt format of training; auto takes the one that fits best.")
     ] = "auto",
@@ -172,13 +176,13 @@ def run(
     from fedllm.eval.audit.samples import WARNING
     from fedllm.eval.audit.settings import PROFILES
     from fedllm.eval.audit.signature import signer
-    from fedllm.eval.audit.verdicts import EXIT, read_limits
+    from fedllm.eval.audit.verdicts import EXIT, left_out, read_limits
     from fedllm.eval.rounds import utility_by_round
     from fedllm.progress import Watcher
     from fedllm.runs import open_run
 
     settings = PROFILES[profile]
-    limits = read_limits(gates)
+    limits = {**read_limits(gates), **left_out(leave_out or (), "--leave-out")}
     only = [name for name in (probes or "").split(",") if name]
     check_probes(only, "--probes")
     if (run is None) == (model is None):
