@@ -69,6 +69,12 @@ def _odd_meanings(
     """Configurations that give tensors of one name another meaning, or one that is not known."""
     for name, adapter in adapters.items():
         yield from ((name, unknown_text(adapter.config, key)) for key in unknown(adapter.config))
+        if adapter.config.get("ensure_weight_tying") and _adapts_embedding(adapter):
+            yield (
+                name,
+                "has ensure_weight_tying and adapts an embedding: the output layer shares its "
+                "factors, which would be combined apart; leave it out, or train it without",
+            )
     for key in must_agree(check_base=check_base):
         if key == "base_model_name_or_path":  # has a message of its own
             continue
@@ -80,6 +86,10 @@ def _odd_meanings(
                 f"has {key}={mine!s:.80}, the others {others!s:.80}, and {FIELDS[key].why}; leave "
                 "it out, or correct its config if that is wrong",
             )
+
+
+def _adapts_embedding(adapter: Adapter) -> bool:
+    return any(adapter.outline(module)[2] == "embedding" for module in adapter.modules)
 
 
 def _odd_starts(adapters: Mapping[str, Adapter]) -> Iterator[tuple[str, str]]:

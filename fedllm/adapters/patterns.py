@@ -19,6 +19,10 @@ EXPRESSIONS = 2000
 SHORT = 200
 """Most characters of a module's name that ``re`` is asked about."""
 
+_NAME = re.compile(r"(?:[\w\-/ :.]|\\\W)*+")
+_LETTER = re.compile(r"\\(\W)|\.")
+_HOLE = re.compile("\0")
+
 Matcher = re.Pattern[str] | Expression
 
 
@@ -76,11 +80,13 @@ def _name(key: str) -> tuple[bool, str, tuple[int, ...]] | None:
     """A key without operators: whether ``^`` opens it, its text, and where any character fits."""
     anchored = key.startswith("^")
     body = key[anchored:]
-    if not re.fullmatch(r"(?:[\w\-/ :.]|\\\W)*", body):
+    if not _NAME.fullmatch(body):
         return None
-    text = re.sub(r"\\(\W)|\.", lambda found: found[1] or "\0", body)
-    holes = tuple(i for i, letter in enumerate(text) if letter == "\0")
-    return anchored, text, holes
+    if "\\" in body:
+        text = _LETTER.sub(lambda found: found[1] or "\0", body)
+    else:
+        text = body.replace(".", "\0")
+    return anchored, text, tuple(hole.start() for hole in _HOLE.finditer(text))
 
 
 def _pierced(text: str, holes: tuple[int, ...]) -> str:

@@ -17,6 +17,9 @@ from fedllm.adapters.meaning import UNORDERED, refused
 from fedllm.adapters.patterns import Keys
 from fedllm.errors import AdapterError
 
+DEPTH = 20
+"""Most lists and maps in one another; peft writes three."""
+
 FLAGS = ("use_rslora", "use_dora", "fan_in_fan_out")
 
 
@@ -30,6 +33,8 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise AdapterError(f"{where}: peft_type is {kind!r}, expected 'LORA'; train a LoRA adapter")
+    if _too_deep(config):
+        raise AdapterError(f"{where}: is nested deeper than {DEPTH} levels; save the adapter again")
     _check_types(config, where)
     for key, why in refused(config):
         raise AdapterError(
@@ -47,6 +52,15 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
                 f"{where}: alpha {key}={value!r:.80}, expected a number of size 1e-30 to 1e30; "
                 "leave the adapter out, or correct its config"
             )
+
+
+def _too_deep(config: Mapping[str, Any]) -> bool:
+    """Whether lists and maps lie in one another more than ``DEPTH`` times."""
+    level: list[Any] = [config]
+    for _ in range(DEPTH + 1):
+        inner = [v.values() if isinstance(v, Mapping) else v for v in level]
+        level = [v for each in inner for v in each if isinstance(v, Mapping | list | tuple)]
+    return bool(level)
 
 
 def _check_types(config: Mapping[str, Any], where: str) -> None:

@@ -48,6 +48,11 @@ PARALLEL_ABOVE = 2**24
 WORKING_BYTES = 2**29
 """Most bytes of clients' factors held at a time, over all threads (at least one module)."""
 
+DORA_NOTE = (
+    "use_dora: residuals are of B A, which DoRA normalises together with the base weights; the "
+    "magnitudes are averaged"
+)
+
 T = TypeVar("T")
 
 
@@ -135,12 +140,12 @@ def combine_adapters(
         name, first = next(iter(adapters.items()))
         check_remainder(first.config, name, merged=False)
     with one_blas_thread():
-        notes: list[str] = []
+        notes = [DORA_NOTE] if next(iter(adapters.values())).config.get("use_dora") else []
         from_mean = None
         if chosen.select is not None:
             before = adapters
             adapters, shares, from_mean = _selected(chosen.select, adapters, shares, start)
-            notes = [f"{chosen.name} left out {name}" for name in before if name not in shares]
+            notes += [f"{chosen.name} left out {name}" for name in before if name not in shares]
             notes.append(
                 f"residuals are from what {chosen.name} chose, which lies {from_mean:.4f} of the "
                 "weighted mean of all updates away from it"

@@ -270,3 +270,30 @@ def test_a_comparison_counts_a_bias_of_lora_B_with_its_scaling(tmp_path):
         }
         save_adapter(AdapterState.from_tensors(tensors, config), tmp_path / name)
     assert diff(tmp_path / "a", tmp_path / "b")[-1].distance == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("field", ["auto_mapping", "loftq_config", "use_next_lora", "rank_pattern"])
+@pytest.mark.parametrize("depth", [25, 450, 950])
+def test_a_configuration_nested_beyond_reason_is_refused_in_a_line(tmp_path, field, depth):
+    client(tmp_path / "a", 1)
+    file = tmp_path / "a" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config.pop(field, None)
+    text = json.dumps(config)[:-1]
+    file.write_text(f'{text}, "{field}": {"[" * depth}{"]" * depth}}}')
+    with pytest.raises(AdapterError, match=r"nested deeper than 20 levels|is not JSON"):
+        load_adapter(tmp_path / "a")
+
+
+def test_factors_that_two_layers_share_are_not_combined_apart(tmp_path):
+    sources, weights = cohort(tmp_path, *[{"target_modules": ["q_proj", "embed_tokens"]}] * 2)
+    for path in sources.values():
+        rewritten(path, ensure_weight_tying=True)
+    with pytest.raises(AdapterError, match="the output layer shares its factors"):
+        aggregate(sources, weights, "fedit")
+
+
+def test_the_report_says_what_its_residuals_leave_out_under_dora(tmp_path):
+    sources, weights = cohort(tmp_path, *[{"use_dora": True}] * 2)
+    _, report = aggregate(sources, weights, "flexlora")
+    assert any("DoRA normalises" in note for note in report.notes)
