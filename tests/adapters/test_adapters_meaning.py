@@ -15,6 +15,7 @@ from fedllm.adapters.inspection import diff
 from fedllm.adapters.meaning import FIELDS
 from fedllm.adapters.state import AdapterState, load_adapter, save_adapter
 from fedllm.aggregation import aggregate, combine_adapters
+from fedllm.aggregation.publish import Job, publish
 from fedllm.commands import adapters as commands
 from fedllm.errors import AdapterError, FedLLMError
 
@@ -297,3 +298,25 @@ def test_the_report_says_what_its_residuals_leave_out_under_dora(tmp_path):
     sources, weights = cohort(tmp_path, *[{"use_dora": True}] * 2)
     _, report = aggregate(sources, weights, "flexlora")
     assert any("DoRA normalises" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"init_lora_weights": "pissa"}, "--residual ship"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "--residual ship"),
+        ({"use_qalora": True}, "--residual ship"),
+        ({"use_dora": True}, "--residual drop"),
+    ],
+)
+def test_a_remainder_is_not_merged_where_the_base_must_stay_as_it_is(tmp_path, changes, remedy):
+    base_model().save_pretrained(tmp_path / "base")
+    sources, weights = cohort(tmp_path, {}, {})
+    for path in sources.values():
+        rewritten(path, **changes)
+    merge = Job("fedex", weights, residual="merge")
+    with pytest.raises(AdapterError, match=f"{next(iter(changes))} .*give {remedy}"):
+        publish(sources, merge, tmp_path / "out", base=tmp_path / "base")
+    assert not (tmp_path / "out").exists()
+    other = Job("fedex", weights, residual=remedy.split()[1])  # what the message names works
+    publish(sources, other, tmp_path / "out")
