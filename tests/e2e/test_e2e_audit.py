@@ -286,7 +286,7 @@ def test_shards_or_manifest_altered_after_training_are_refused(finished):
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ({"probes": ["memebership"]}, "audit.probes names memebership"),
+        ({"probes": ["memebership"]}, "audit.probes.0: 'memebership' is unknown"),
         ({"gates": {"membership.acu": 0.1}}, "membership.acu is no metric"),
         ({"gates": {"epsilon.claimed": 9}}, "cannot be moved or waived"),
         ({"gates": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
