@@ -6,12 +6,12 @@ Private shards stay with their clients; LoRA adapters, centroids and counts trav
 >>> fedllm.run("demo").scores  # doctest: +SKIP
 {'base': 0.07, 'fedit': 0.44, 'full': 0.49, ...}
 
-``run``, ``aggregate``, ``select``, ``evaluate`` and ``compare`` import what they need when they are
-called (:mod:`fedllm.api`); for parts, import the submodule (``from fedllm.adapters.state import
-load_adapter``).
+``run``, ``aggregate``, ``select``, ``evaluate``, ``audit`` and ``compare`` import what they need
+when they are called (:mod:`fedllm.api`); for parts, import the submodule (``from
+fedllm.adapters.state import load_adapter``).
 """
 
-from fedllm.api import Run, aggregate, compare, evaluate, run, select
+from fedllm.api import Audit, Run, aggregate, audit, compare, evaluate, run, select
 
-__all__ = ["Run", "aggregate", "compare", "evaluate", "run", "select"]
+__all__ = ["Audit", "Run", "aggregate", "audit", "compare", "evaluate", "run", "select"]
 __version__ = "0.1.0"

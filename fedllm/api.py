@@ -105,6 +105,10 @@ class Run:
         """The report, one self-contained HTML page."""
         return self.directory / "report" / "index.html"
 
+    def audit(self, out: str | Path | None = None, **asked: Any) -> Audit:
+        """Audits the run's privacy into ``out`` (by default ``DIRECTORY-audit``): see `audit`."""
+        return audit(out or f"{self.directory}-audit", run=self, **asked)
+
     def _average(self, measure: str) -> dict[str, float]:
         means = {arm["name"]: arm["average"][measure] for arm in self.summary["arms"]}
         return {name: value["mean"] for name, value in means.items() if value}
@@ -310,6 +314,55 @@ def evaluate(
         **settings,
     )
     return run_evaluation(request, Watcher(quiet=quiet))[0]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A privacy audit that was made.
+
+    Attributes:
+        directory: Folder of the report: ``report.html``, ``report.json``, ``report.md``.
+        verdict: ``PASS``, ``FAIL``, ``INCONCLUSIVE`` or ``INVALID``.
+        sha256: Digest of the report; keep it elsewhere.
+    """
+
+    directory: Path
+    verdict: str
+    sha256: str
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML page."""
+        return self.directory / "report.html"
+
+
+def audit(
+    out: str | Path,
+    *,
+    run: Run | str | Path | None = None,
+    quiet: bool = False,
+    **asked: Any,
+) -> Audit:
+    """Measures what an adapter gives away, as ``fedllm audit run`` does.
+
+    Args:
+        out: Folder of the report.
+        run: A run to audit; or ``model``, ``adapters``, ``members`` and ``nonmembers`` (or
+            ``plan``) among the others.
+        quiet: Show no progress.
+        **asked: Other fields of ``fedllm.eval.audit.asked.Asked``, e.g. ``profile="standard"``.
+
+    Raises:
+        FedLLMError: Something the person can mend, found before anything expensive ran.
+    """
+    from fedllm.eval.audit.asked import Asked, request_of
+    from fedllm.eval.audit.run import run_audit
+    from fedllm.progress import Watcher
+
+    place = run.directory if isinstance(run, Run) else None if run is None else Path(run)
+    request = request_of(Asked(out=Path(out), run=place, command="fedllm.audit", **asked))
+    report = run_audit(request, Watcher(quiet=quiet))
+    return Audit(Path(out), report["verdict"], report["sha256"])
 
 
 def compare(folders: Sequence[str | Path], *, seed: int = 0) -> dict[str, list[Paired]]:

@@ -32,7 +32,8 @@ def test_the_examples_in_the_docstrings_run():
 
 
 def test_a_run_gives_scores_losses_adapters_and_clients(tmp_path):
-    recipe = small_recipe(tmp_path, federation={"rounds": 2})
+    everybody = {"rounds": 2, "clients_per_round": None}
+    recipe = small_recipe(tmp_path, federation=everybody, eval={"probe_samples": 4})
     run = fedllm.run(recipe, quiet=True, federation={"rounds": 1}, training={"steps": 1})
     assert run.summary["rounds"] == 1
     assert set(run.arms) == {"base", "fedit", "full", "centralised"}
@@ -42,6 +43,9 @@ def test_a_run_gives_scores_losses_adapters_and_clients(tmp_path):
     assert run.report.is_file()
     again = fedllm.Run(run.directory)
     assert again.losses == run.losses
+    found = again.audit(tmp_path / "audit", probes=["membership"], quiet=True)
+    assert found.verdict in ("PASS", "FAIL", "INCONCLUSIVE", "INVALID")
+    assert found.report.is_file() and len(found.sha256) == 64
 
 
 def test_a_directory_without_a_report_says_what_to_do(tmp_path):

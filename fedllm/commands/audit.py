@@ -16,9 +16,7 @@ from fedllm.commands.retrieval import ManyValues
 from fedllm.commands.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from fedllm.config import Overlong
-    from fedllm.eval.audit.population import Population
-    from fedllm.eval.audit.subject import Subject, Target
+    pass
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Seed = Annotated[int, typer.Option(help="Root of every random draw.")]
@@ -169,59 +167,47 @@ def run(
     no private text is in them unless --include-text asks for it. OUT/private/ is as private as the
     shards. Write down the digest that is printed: it pins the report.
     """
-    from fedllm.errors import ConfigError
-    from fedllm.eval.audit.manifest import checked_digest
+    from fedllm.eval.audit.asked import Asked, request_of
     from fedllm.eval.audit.report import REPORT
-    from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
+    from fedllm.eval.audit.run import run_audit
     from fedllm.eval.audit.samples import WARNING
-    from fedllm.eval.audit.settings import PROFILES
-    from fedllm.eval.audit.signature import signer
-    from fedllm.eval.audit.verdicts import EXIT, left_out, read_limits
-    from fedllm.eval.rounds import utility_by_round
+    from fedllm.eval.audit.verdicts import EXIT
     from fedllm.progress import Watcher
-    from fedllm.runs import open_run
 
-    settings = PROFILES[profile]
-    limits = {**read_limits(gates), **left_out(leave_out or (), "--leave-out")}
-    only = [name for name in (probes or "").split(",") if name]
-    check_probes(only, "--probes")
-    if (run is None) == (model is None):
-        raise ConfigError("give either --run DIR or --model M with --adapter A")
-    if claimed_epsilon is not None and claimed_epsilon < 0:
-        raise ConfigError(f"--claimed-epsilon {claimed_epsilon}; it cannot be negative")
-    pinned = manifest_sha256 and checked_digest(manifest_sha256, "--manifest-sha256")
-    signs = signer(sign) if sign else None
-    if seed is None:
-        seed = open_run(run).config.federation.seed if run else 0
-    population = _population(run, members, nonmembers, plan, public, pinned, settings, seed)
-    if group and run is not None:
-        population = _of_group(run, population, group, arm)
-    targets, subject, shape = _subject(
-        run, model, adapter, template, (max_length, overlong), device, settings, (group, arm)
+    request = request_of(
+        Asked(
+            out=out,
+            run=run,
+            arm=arm,
+            group=group,
+            model=model,
+            adapters=adapter or (),
+            members=members or (),
+            nonmembers=nonmembers or (),
+            plan=plan,
+            manifest_sha256=manifest_sha256,
+            public=public or (),
+            profile=profile,
+            gates=gates,
+            leave_out=leave_out or (),
+            template=template,
+            max_length=max_length,
+            overlong=overlong,
+            claimed_epsilon=claimed_epsilon,
+            claimed_delta=claimed_delta,
+            probes=[name for name in (probes or "").split(",") if name],
+            any_base=any_base,
+            include_text=include_text,
+            cache=cache,
+            sign=sign,
+            device=device,
+            seed=seed,
+            command=shlex.join(["fedllm", *sys.argv[1:]]),
+        )
     )
-    subject.any_base = any_base
     if include_text:
         typer.echo(f"warning: {WARNING}", err=True)
-    report = run_audit(
-        Request(
-            population=population,
-            targets=targets,
-            subject=subject,
-            settings=settings,
-            limits=limits,
-            seed=seed,
-            out=out,
-            command=shlex.join(["fedllm", *sys.argv[1:]]),
-            claim=claim_of(claimed_epsilon, claimed_delta),
-            template=shape,
-            only=only,
-            controls=cache or (open_run(run).audit_cache if run else None),
-            utility=utility_by_round(open_run(run).federation_of(arm)) if run else (),
-            include_text=include_text,
-            sign=signs,
-        ),
-        Watcher(),
-    )
+    report = run_audit(request, Watcher())
     if json:
         print_json(report)
     else:
@@ -318,66 +304,6 @@ def compare(
     raise typer.Exit(1 if any(row["worse"] for row in rows) else 0)
 
 
-def _population(
-    run: Path | None,
-    members: list[Path] | None,
-    nonmembers: list[Path] | None,
-    plan: Path | None,
-    public: list[Path] | None,
-    pinned: str | None,
-    settings: Any,
-    seed: int,
-) -> Population:
-    from fedllm.errors import ConfigError
-    from fedllm.eval.audit import assemble
-    from fedllm.runs import open_run
-
-    if plan and (members or nonmembers):
-        raise ConfigError("--plan names members and non-members itself; leave the others out")
-    if plan:
-        return assemble.of_plan(plan, settings, seed, public=public or [], pinned=pinned)
-    if members:
-        return assemble.of_files(members, nonmembers or [], settings, seed, public=public or [])
-    if run is None:
-        raise ConfigError("--members is missing: name the files that were trained on, or --plan")
-    return assemble.of_run(open_run(run), settings, seed, pinned=pinned)
-
-
-def _subject(
-    run: Path | None,
-    model: str | None,
-    adapter: list[Path] | None,
-    template: str,
-    length: tuple[int, Overlong],
-    device: str,
-    settings: Any,
-    part: tuple[str, str],
-) -> tuple[list[Target], Subject, str]:
-    """The adapters, the base they sit on, and the template to use."""
-    import torch
-
-    from fedllm.config import ModelConfig
-    from fedllm.eval.audit.assemble import targets_of_paths, targets_of_run
-    from fedllm.eval.audit.subject import Subject
-    from fedllm.runs import open_run
-    from fedllm.training.model import load_base
-
-    where = device
-    if device == "auto":
-        where = "cuda" if torch.cuda.is_available() else "cpu"
-    if run is None:
-        targets = targets_of_paths(adapter or [])
-        base = load_base(ModelConfig(name=str(model)), device=where)
-        return targets, Subject(base, "alpaca", *length), template
-    directory = open_run(run)
-    config = directory.config
-    targets = targets_of_run(directory, int(settings.every_round), *part)
-    base = load_base(config.model, device=where)
-    shape = config.data.template if template == "auto" else template
-    length = (config.training.max_length, config.training.overlong)
-    return targets, Subject(base, config.data.template, *length), shape
-
-
 def _show_verified(shown: dict[str, Any]) -> None:
     from fedllm.eval.audit.verdicts import LIMITS
 
@@ -388,18 +314,6 @@ def _show_verified(shown: dict[str, Any]) -> None:
         typer.echo(f"limit of its own: {metric} {limit} (by default {LIMITS[metric]})")
     for text in shown["not_shown"]:
         typer.echo(f"not shown: {text}")
-
-
-def _of_group(run: Path, population: Population, group: str, arm: str) -> Population:
-    """The samples of the clients that share an adapter."""
-    from fedllm.errors import ConfigError
-    from fedllm.eval.audit.assemble import groups_of_run, of_group
-    from fedllm.runs import open_run
-
-    groups = groups_of_run(open_run(run), arm)
-    if group not in groups:
-        raise ConfigError(f"--group {group}: the groups of {run} are {', '.join(groups)}")
-    return of_group(population, groups[group])
 
 
 def _show(report: dict[str, Any]) -> None:
