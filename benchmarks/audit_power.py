@@ -1,6 +1,6 @@
 """What the audit says where the truth is planted: how often it fails, or passes, a leak.
 
-    nice OMP_NUM_THREADS=1 python benchmarks/audit_power.py [--draws 60] [--seed 0]
+    OMP_NUM_THREADS=1 python benchmarks/audit_power.py [--draws 60] [--seed 0] [--jobs 1]
         [--without-adapters] [--json FILE] [--markdown FILE]
 
 Simulated worlds (`audit_worlds`): only the model is simulated, every score is made by the audit's
@@ -22,7 +22,9 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--without-adapters", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
@@ -97,8 +100,8 @@ def main() -> None:
         "command": f"python benchmarks/audit_power.py --draws {options.draws} --seed "
         f"{options.seed}",
         "environment": environment(),
-        "grid": [cell(name, plan, options) for name, plan in grid.items()],
-        "siblings": [cell(name, plan, options) for name, plan in SIBLINGS.items()],
+        "grid": cells(grid, options),
+        "siblings": cells(SIBLINGS, options),
         "adapters": [] if options.without_adapters else [told(row) for row in audits(options.seed)],
     }
     record["targets"] = targets(record["grid"])
@@ -108,6 +111,12 @@ def main() -> None:
         atomic_json(options.json, record)
     if options.markdown:
         atomic_text(options.markdown, markdown(record))
+
+
+def cells(plans: Mapping[str, Plan], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All cells, ``--jobs`` at a time; how many makes no difference to any draw."""
+    with ProcessPoolExecutor(options.jobs) as pool:
+        return list(pool.map(cell, plans, plans.values(), repeat(options)))
 
 
 def cell(name: str, plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
