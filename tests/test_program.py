@@ -16,8 +16,10 @@ from fedllm.program import SIGNALS, run_program
 
 @pytest.fixture(autouse=True)
 def own_handlers():
-    """Gives the test process its signal handlers back."""
+    """Ordinary handlers, whoever started the tests; gives the process its own back."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:  # a shell lets its background jobs ignore SIGINT
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -124,7 +124,7 @@ def excess_p(found: int, n: int, chance: int, size: int) -> float:
     Both counts are binomial with the same ``pi``; unequal is what makes the pooled z statistic
     large. One-sided: ``found`` of ``n`` above ``chance`` of ``size``.
     """
-    observed = float(_pooled_z(np.float64(found), np.float64(chance), n, size)) - 1e-9
+    observed = float(_pooled_z(np.asarray(float(found)), np.asarray(float(chance)), n, size)) - 1e-9
     if observed <= 0:
         return 1.0
     pi = np.sin(np.linspace(0, math.pi / 2, CHANCES + 2)[1:-1]) ** 2

@@ -91,16 +91,17 @@ def test_all_top_r_methods_reach_the_optimal_error(ranks, rank, seed):
     best = (u[:, :rank] * s[:rank]) @ vt[:rank]
     one = concatenated(pairs, p)
     generator = torch.Generator().manual_seed(seed)
-    for (b, a), values in (
-        topr_qr(one, rank),
-        topr_gram(one, rank),
-        topr_randomised(pairs, p, rank, generator),
+    near = 1e-5 * float(s[0])  # what is left of a new block below 1e-3 is taken for rounding
+    for ((b, a), values), atol in (
+        (topr_qr(one, rank), 1e-6),
+        (topr_gram(one, rank), 1e-6),
+        (topr_randomised(pairs, p, rank, generator), near),
     ):
         assert b.shape == (17, rank)
         assert a.shape == (rank, 13)
-        assert torch.allclose(b @ a, best, atol=1e-6)
+        assert torch.allclose(b @ a, best, atol=atol)
         kept = min(rank, len(s), len(values))
-        assert torch.allclose(values[:kept], s[:kept], atol=1e-6)
+        assert torch.allclose(values[:kept], s[:kept], atol=atol)
         gram, live = a @ a.T, min(rank, sum(ranks), 13)
         assert torch.allclose(gram[:live, :live], torch.eye(live, dtype=a.dtype), atol=1e-5)
     length = min(len(s), len(singular_values(one)))
