@@ -91,17 +91,21 @@ def test_all_top_r_methods_reach_the_optimal_error(ranks, rank, seed):
     best = (u[:, :rank] * s[:rank]) @ vt[:rank]
     one = concatenated(pairs, p)
     generator = torch.Generator().manual_seed(seed)
-    near = 1e-5 * float(s[0])  # what is left of a new block below 1e-3 is taken for rounding
-    for ((b, a), values), atol in (
-        (topr_qr(one, rank), 1e-6),
-        (topr_gram(one, rank), 1e-6),
-        (topr_randomised(pairs, p, rank, generator), near),
+    least = float(s[rank:].norm())
+    for exact, ((b, a), values) in (
+        (True, topr_qr(one, rank)),
+        (True, topr_gram(one, rank)),
+        (False, topr_randomised(pairs, p, rank, generator)),
     ):
         assert b.shape == (17, rank)
         assert a.shape == (rank, 13)
-        assert torch.allclose(b @ a, best, atol=atol)
+        # What is left of a new Krylov block below 1e-3 is taken for rounding: the error is the
+        # least, its directions are not exact.
+        assert float((dense - b @ a).norm()) <= least * (1 + 1e-6) + 1e-6
         kept = min(rank, len(s), len(values))
-        assert torch.allclose(values[:kept], s[:kept], atol=atol)
+        assert torch.allclose(values[:kept], s[:kept], atol=1e-6)
+        if exact:
+            assert torch.allclose(b @ a, best, atol=1e-6)
         gram, live = a @ a.T, min(rank, sum(ranks), 13)
         assert torch.allclose(gram[:live, :live], torch.eye(live, dtype=a.dtype), atol=1e-5)
     length = min(len(s), len(singular_values(one)))
