@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.special import bdtrc
@@ -152,7 +153,8 @@ def _first_as_unequal(observed: float, others: np.ndarray, n: int, size: int) ->
     return low
 
 
-def _pooled_z(found: np.ndarray, chance: np.ndarray, n: int, size: int) -> np.ndarray:
+def _pooled_z(found: Any, chance: Any, n: int, size: int) -> Any:
+    """Of counts, or of arrays of them."""
     pooled = (found + chance) / (n + size)
     variance = pooled * (1 - pooled) * (1 / n + 1 / size)
     gap = found / n - chance / size
