@@ -11,13 +11,17 @@ Distances are between updates, not between factors: ``(B S)(S^-1 A)`` is the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 Factors = tuple[Tensor, Tensor]
 """``B (d_out, r)`` and ``A (r, d_in)`` of an update ``B @ A``."""
+
+NEAR = 1e-4
+"""Sums of products below this share of their terms' sizes need float64."""
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -29,14 +33,12 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def inner(left: Factors, right: Factors) -> float:
-    """``<B1 A1, B2 A2>`` from two ``r1 x r2`` products."""
-    product = (left[0].T @ right[0]).double() * (left[1] @ right[1].T).double()
-    value = float(product.sum())
-    if math.isfinite(value) and value != 0.0:
+    """``<B1 A1, B2 A2>`` from two ``r1 x r2`` products; in float64 where terms cancel."""
+    terms = (left[0].T @ right[0]).double() * (left[1] @ right[1].T).double()
+    value = float(terms.sum())
+    if left[0].dtype == torch.float64 or abs(value) > NEAR * float(terms.abs().sum()):
         return value
-    # Products of one side left the range of the dtype; those of balanced pairs do not.
-    left, right = (_doubled(balanced(pair)) for pair in (left, right))
-    return float(((left[0].T @ right[0]) * (left[1] @ right[1].T)).sum())
+    return inner(_doubled(left), _doubled(right))  # also where float32 has no range left
 
 
 def norm(factors: Factors) -> float:
@@ -57,90 +59,17 @@ def distance(left: Factors, right: Factors) -> float:
 def balanced(factors: Factors) -> Factors:
     """The same update with every column of ``B`` about as large as its row of ``A``.
 
-    ``b_i a_i = (2^e b_i)(2^-e a_i)``, exactly. Whoever made the factors chose how large ``b_i`` is
-    against ``a_i``; in a Gram of one side alone that choice would decide who counts, and factors of
-    others would fall below its rounding. A pair of which one side is zero is zero on both.
+    ``b_i a_i = (2^e b_i)(2^-e a_i)``, exactly. A pair of which one side is zero is zero on both.
     """
     b, a = factors
-    peak_b = torch.linalg.vector_norm(b, math.inf, dim=0)  # (R,)
-    peak_a = torch.linalg.vector_norm(a, math.inf, dim=1)
+    peak_b, peak_a = b.abs().amax(0), a.abs().amax(1)  # (R,)
     alive = (peak_b > 0) & (peak_a > 0)
     shift = (torch.frexp(peak_a).exponent - torch.frexp(peak_b).exponent) // 2
     shift = torch.where(alive, shift, 0)
-    if not bool(shift.any()) and bool(alive.all()):
-        return factors
     zero = torch.zeros((), dtype=b.dtype)
     b = torch.where(alive, torch.ldexp(b, shift), zero)
     a = torch.where(alive[:, None], torch.ldexp(a, -shift[:, None]), zero)
     return b, a
-
-
-def stacked_grams(stack: Sequence[Factors], dtype: torch.dtype) -> Factors:
-    """``B^T B`` and ``A A^T`` of the pairs side by side, (R, R) float64, computed in ``dtype``.
-
-    Pairs are balanced first, so neither Gram leaves out who made ``B`` small against ``A``.
-    """
-    b = torch.cat([b for b, _ in stack], 1).to(dtype)  # (d_out, R)
-    a = torch.cat([a for _, a in stack], 0).to(dtype)  # (R, d_in)
-    b, a = balanced((b, a))
-    return _gram(b.T), _gram(a)
-
-
-def inner_products(
-    stack: Sequence[Factors],
-    dtype: torch.dtype = torch.float64,
-    grams: Factors | None = None,
-) -> Tensor:
-    """``T[j, k] = <B_j A_j, B_k A_k>``, shape (K, K), float64.
-
-    Two Gram products of the concatenated stacks, ``(d_in + d_out) R^2`` operations. Residuals are
-    small differences of these numbers: float32 is enough where they are above a thousandth of it.
-
-    Args:
-        stack: Factor pairs.
-        dtype: What the Grams are computed in.
-        grams: ``stacked_grams(stack, dtype)`` where they are there already.
-    """
-    gram_b, gram_a = stacked_grams(stack, dtype) if grams is None else grams
-    ranks = [b.shape[1] for b, _ in stack]
-    owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(ranks))
-    member = torch.nn.functional.one_hot(owner, len(stack)).double()  # (R, K)
-    return member.T @ (gram_b * gram_a) @ member
-
-
-NEAR = 1e-4
-"""Squared distances below this share of the squares they are differences of need float64."""
-
-
-def pairwise_inner_products(stack: Sequence[Factors]) -> Tensor:
-    """``inner_products`` good enough for every distance between two of the pairs.
-
-    In the dtype of the factors, and again in float64 where two of them are near each other: what is
-    near is judged pair by pair, so one long update does not make all others look alike.
-    """
-    products = inner_products(stack, stack[0][0].dtype)
-    squares = products.diagonal()
-    gaps = squares[:, None] - 2 * products + squares
-    near = gaps <= NEAR * torch.maximum(squares[:, None], squares)
-    if stack[0][0].dtype == torch.float64 or not bool(near.fill_diagonal_(False).any()):
-        return products
-    return inner_products(stack)
-
-
-GRAM_BLOCK = 128
-"""Rows of a Gram computed at a time: the lower half of a wide one is not computed at all."""
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """``X X^T (R, R)`` float64 of ``X (R, d)``, products in its own dtype."""
-    count = rows.shape[0]
-    gram = torch.empty(count, count, dtype=torch.float64)
-    for start in range(0, count, GRAM_BLOCK):
-        stop = min(start + GRAM_BLOCK, count)
-        block = rows[start:stop] @ rows[start:].T  # (block, R - start)
-        gram[start:stop, start:] = block
-        gram[start:, start:stop] = block.T
-    return gram
 
 
 def helmert(weights: Sequence[float]) -> Tensor:
@@ -184,21 +113,6 @@ def eigh(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def singular_values(factors: Factors) -> Tensor:
-    """All singular values of ``B @ A`` in float64, descending, from Grams.
-
-    Values below about 1e-8 of the largest are rounding.
-    """
-    return singular_values_of(*_grams(balanced(factors)))
-
-
-def singular_values_of(gram_b: Tensor, gram_a: Tensor) -> Tensor:
-    """Singular values of ``B @ A`` from ``B^T B`` and ``A A^T``, both (R, R) float64."""
-    root = _root(gram_b)
-    squares: Tensor = torch.linalg.eigvalsh(root.T @ gram_a @ root).flip(0)
-    return squares.clamp_min(0.0).sqrt()
-
-
 def topr_qr(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
     """Best rank-``rank`` approximation through two thin QR factorisations (exact).
 
@@ -211,91 +125,89 @@ def topr_qr(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
     kept = min(rank, len(s))
     b = q_b @ (u[:, :kept] * s[:kept]).to(q_b.dtype)
     a = (q_a @ vt[:kept].T.to(q_a.dtype)).T
-    return _pad(fix_signs((b, a.contiguous())), rank), s
-
-
-def topr_gram(factors: Factors, rank: int) -> tuple[Factors, Tensor]:
-    """``topr_qr`` through eigendecompositions of the two Grams: faster, half the digits in tails.
-
-    Fine for the leading directions; singular values below 1e-4 of the largest lose precision.
-    """
-    factors = balanced(factors)
-    gram_b, gram_a = _grams(factors)
-    root = _root(gram_b)  # gram_b = root root^T, so B root^-T is orthonormal
-    squares, v = eigh(root.T @ gram_a @ root)
-    squares, v = squares.flip(0), v.flip(1)
-    s = squares.clamp_min(0.0).sqrt()
-    kept = min(rank, int((s > s[0] * 1e-7).sum())) if s[0] > 0 else 0
-    # With M = root^T A A^T root = V S^2 V^T: right vectors are S^-1 V^T root^T A.
-    a_map = (v[:, :kept] / s[:kept]).T @ root.T  # (kept, R)
-    a = a_map.to(factors[1].dtype) @ factors[1]
-    core = (root / (root * root).sum(0)) @ (v[:, :kept] * s[:kept])  # root^-T V S, (R, kept)
-    b = factors[0] @ core.to(factors[0].dtype)
-    return _pad(fix_signs((b, a)), rank), s
+    return padded(fix_signs((b, a.contiguous())), rank), s
 
 
 NARROWEST = 8
 """Fewest columns of the random start of ``topr_randomised``: with one or two, luck decides."""
 
 
-def topr_randomised(
-    stack: Sequence[Factors],
-    weights: Sequence[float | Tensor],
-    rank: int,
-    generator: torch.Generator,
-    *,
-    power: int = 3,
-) -> tuple[Factors, Tensor]:
-    """Best rank-``rank`` approximation from a block Krylov space, streaming over the stack.
+@dataclass(frozen=True)
+class WeightedSum:
+    """``DW = sum_k w_k B_k A_k`` as an operator; pairs are read once per product, one at a time.
 
-    *Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
-    Decomposition*, Musco and Musco, NeurIPS 2015, https://arxiv.org/abs/1504.05477. The space is
-    spanned by ``(DW DW^T)^j DW X`` for ``j = 0 .. power`` and a Gaussian ``X (d_in, rank)``. With
-    all powers kept and not the last alone, an ``X`` without columns to spare suffices: ``2 (power +
-    1)`` sweeps over the stack give an error within 1 % of the best, also on flat spectra, where
-    ``power=0`` is poor.
-
-    Args:
-        stack: Factor pairs; never concatenated.
+    Attributes:
+        pairs: Factors of equal ``d_out``, ``d_in`` and dtype.
         weights: A number per pair, or one per rank of a pair, shape (r_k, 1).
-        rank: Rank of the result.
-        generator: Of ``X``.
-        power: Powers of ``DW DW^T``.
+    """
+
+    pairs: Iterable[Factors]
+    weights: Sequence[float | Tensor]
+
+    def times(self, x: Tensor) -> Tensor:
+        """``DW x`` (d_out, c) of ``x (d_in, c)``."""
+        out = torch.empty(0)
+        for k, ((b, a), weight) in enumerate(zip(self.pairs, self.weights, strict=True)):
+            out = out if k else torch.zeros(b.shape[0], x.shape[1], dtype=x.dtype)
+            out.addmm_(b, (a @ x).mul_(weight))
+        return out
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        """``y^T DW`` (c, d_in) of ``y (d_out, c)``: ``A`` is read along its rows."""
+        out = torch.empty(0)
+        for k, ((b, a), weight) in enumerate(zip(self.pairs, self.weights, strict=True)):
+            out = out if k else torch.zeros(y.shape[1], a.shape[1], dtype=y.dtype)
+            out.addmm_((b.T @ y).mul_(weight).T, a)
+        return out
+
+    def krylov(self, first: Tensor, power: int) -> Factors:
+        """An orthonormal basis of ``(DW DW^T)^j DW X``, ``j = 0 .. power``, and what it sees.
+
+        *Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
+        Decomposition*, Musco and Musco, NeurIPS 2015, https://arxiv.org/abs/1504.05477. With all
+        powers kept and not the last alone, an ``X`` without columns to spare suffices.
+
+        Args:
+            first: ``DW X (d_out, c)`` of a Gaussian ``X``.
+            power: Powers of ``DW DW^T``; every one costs two sweeps over the pairs.
+
+        Returns:
+            ``Q (d_out, k)`` and ``Q^T DW (k, d_in)``.
+        """
+        basis = beyond(first[:, :0], first)
+        image = self.transposed_times(basis)
+        new = image
+        for _ in range(power):
+            more = beyond(basis, self.times(orth(new.T)))
+            if more.shape[1] == 0:  # DW is exhausted
+                break
+            new = self.transposed_times(more)
+            basis, image = torch.cat([basis, more], 1), torch.cat([image, new], 0)
+        return basis, image
+
+
+def topr_randomised(
+    total: WeightedSum, rank: int, generator: torch.Generator, *, power: int = 3
+) -> tuple[Factors, Tensor]:
+    """Best rank-``rank`` approximation from a block Krylov space, streaming over the pairs.
+
+    ``2 (power + 1)`` sweeps give an error within 1 % of the best, also on flat spectra, where
+    ``power=0`` is poor.
 
     Returns:
         ``B = U S`` and ``A = V^T`` with fixed signs, and the singular value estimates (float64).
     """
-    d_out, d_in = stack[0][0].shape[0], stack[0][1].shape[1]
-    dtype = stack[0][0].dtype
+    b, a = next(iter(total.pairs))
+    d_out, d_in, dtype = b.shape[0], a.shape[1], a.dtype
     width = min(max(rank, NARROWEST), d_out, d_in)
-
-    def forward(x: Tensor) -> Tensor:  # DW x, (d_out, width)
-        out = torch.zeros(d_out, x.shape[1], dtype=dtype)
-        for (b, a), weight in zip(stack, weights, strict=True):
-            out.addmm_(b, (a @ x).mul_(weight))
-        return out
-
-    def backward(y: Tensor) -> Tensor:  # DW^T y as rows, (width, d_in): A is read along its rows
-        out = torch.zeros(y.shape[1], d_in, dtype=dtype)
-        for (b, a), weight in zip(stack, weights, strict=True):
-            out.addmm_((b.T @ y).mul_(weight).T, a)
-        return out
-
-    x = torch.randn(d_in, width, generator=generator, dtype=dtype)
-    basis, image = torch.empty(d_out, 0, dtype=dtype), torch.empty(0, d_in, dtype=dtype)
-    for _ in range(power + 1):
-        new = _beyond(basis, forward(x))
-        if new.shape[1] == 0:  # DW is exhausted
-            break
-        basis = torch.cat([basis, new], 1)
-        image = torch.cat([image, backward(new)], 0)  # basis^T DW
-        x = _orth(image[-new.shape[1] :].T)
+    start = torch.randn(d_in, width, generator=generator, dtype=dtype)
+    basis, image = total.krylov(total.times(start), power)
     q, r = torch.linalg.qr(image.T)
     u, s, vt = torch.linalg.svd(r.double().T, full_matrices=False)
     kept = min(rank, len(s))
-    b = basis @ (u[:, :kept] * s[:kept]).to(dtype)
-    a = (q @ vt[:kept].T.to(dtype)).T.contiguous()
-    return _pad(fix_signs((b, a)), rank), s
+    left = basis @ (u[:, :kept] * s[:kept]).to(dtype)
+    right = (q @ vt[:kept].T.to(dtype)).T.contiguous()
+    return padded(fix_signs((left, right)), rank), s
 
 
 def fix_signs(factors: Factors) -> Factors:
@@ -312,39 +224,26 @@ def _doubled(factors: Factors) -> Factors:
     return factors[0].double(), factors[1].double()
 
 
-def _grams(factors: Factors) -> Factors:
-    b, a = _doubled(factors)
-    return _gram(b.T), _gram(a)
-
-
-def _root(gram: Tensor) -> Tensor:
-    """``L (R, R')`` with ``gram = L L^T``, directions below 1e-14 of the largest dropped."""
-    values, vectors = eigh(gram)
-    kept = values > values[-1].clamp_min(0.0) * 1e-14
-    if not bool(kept.any()):
-        return gram[:, :1] * 0.0
-    return vectors[:, kept] * values[kept].sqrt()
-
-
-def _orth(x: Tensor) -> Tensor:
+def orth(x: Tensor) -> Tensor:
+    """An orthonormal basis of the columns of a tall matrix."""
     q: Tensor = torch.linalg.qr(x).Q
     return q
 
 
-def _beyond(basis: Tensor, x: Tensor) -> Tensor:
+def beyond(basis: Tensor, x: Tensor) -> Tensor:
     """Orthonormal columns for what ``x`` spans beyond an orthonormal ``basis``, possibly none.
 
     Directions that lie in ``basis`` up to 1e-3 are left out: what remains of them is rounding.
     """
-    x = _orth(x)
+    x = orth(x)
     left = x - basis @ (basis.T @ x)
     squares, turn = eigh((left.T @ left).double())
     kept = squares > 1e-6
     new = left @ (turn[:, kept] / squares[kept].sqrt()).to(x.dtype)
-    return _orth(new - basis @ (basis.T @ new))
+    return orth(new - basis @ (basis.T @ new))
 
 
-def _pad(factors: Factors, rank: int) -> Factors:
+def padded(factors: Factors, rank: int) -> Factors:
     """Zero columns and rows up to ``rank``, for updates of lower rank."""
     missing = rank - factors[0].shape[1]
     if missing <= 0:

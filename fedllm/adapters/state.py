@@ -254,24 +254,34 @@ def check_finite(adapter: Adapter, who: str) -> None:
         refuse_non_finite(adapter.aux_tensor(name), who, name)
 
 
-def check_factors_finite(factors: LoRAFactors, who: str, module: str) -> None:
-    """``check_finite`` for one module that was read already."""
+def check_factors_finite(factors: LoRAFactors, who: str, module: str) -> tuple[float, float]:
+    """``check_finite`` for one module that was read already; the peaks of ``A`` and ``B``."""
     name_a, name_b = factor_keys(module, factors.form)
-    refuse_non_finite(factors.A, who, name_a)
-    refuse_non_finite(factors.B, who, name_b)
+    return refuse_non_finite(factors.A, who, name_a), refuse_non_finite(factors.B, who, name_b)
 
 
-def refuse_non_finite(tensor: Tensor, who: str, name: str) -> None:
-    """Raises ``AdapterError`` when ``tensor`` of client ``who`` holds NaN or infinity."""
-    # NaN and infinity survive a sum, so most tensors are cleared by one reduction.
-    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum(dtype=torch.float32))):
-        return
+def refuse_non_finite(tensor: Tensor, who: str, name: str) -> float:
+    """Raises ``AdapterError`` when ``tensor`` of client ``who`` holds NaN or infinity.
+
+    Returns:
+        The largest absolute value; 0 where there is none and for integers.
+    """
+    largest = peak(tensor)
+    if math.isfinite(largest):
+        return largest
     bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise AdapterError(
-            f"{who}: tensor {name} holds {bad} NaN or infinite values of {tensor.numel()}; "
-            "leave this client out or train it again with a lower learning rate"
-        )
+    raise AdapterError(
+        f"{who}: tensor {name} holds {bad} NaN or infinite values of {tensor.numel()}; "
+        "leave this client out or train it again with a lower learning rate"
+    )
+
+
+def peak(tensor: Tensor) -> float:
+    """The largest absolute value, NaN if one is; 0 without floating-point numbers."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return 0.0
+    low, high = (float(value) for value in torch.aminmax(tensor))
+    return max(-low, high) if low == low else low
 
 
 def _check_floating(

@@ -7,19 +7,14 @@ stacked rank ``R`` is large. ``d_out x d_in`` is never formed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedllm.adapters.lowrank import (
-    Factors,
-    concatenated,
-    topr_gram,
-    topr_qr,
-    topr_randomised,
-)
+from fedllm.adapters.grams import topr_gram
+from fedllm.adapters.lowrank import Factors, concatenated, topr_qr, topr_randomised
 from fedllm.aggregation.stack import Stack
 from fedllm.seeds import derive_seed, torch_rng
 
@@ -50,14 +45,31 @@ def top_r(
         method = _cheapest(stack, wanted if energy is None else None)
     if method == "randomised" and energy is None:
         generator = torch_rng(derive_seed(seed, f"carrier:{stack.module}"))
-        return topr_randomised(*stack.blocks(), wanted, generator, power=power)[0]
-    exact = topr_gram if method == "gram" else topr_qr
+        return topr_randomised(stack.total(), wanted, generator, power=power)[0]
     whole = concatenated(stack, stack.weights)
-    if energy is None:
-        return exact(whole, wanted)[0]
-    full, values = exact(whole, min(whole[0].shape[1], *_sides(stack)))
-    kept = rank_for_energy(values, energy)
-    return full[0][:, :kept].contiguous(), full[1][:kept].contiguous()
+    if method == "gram":
+        found, values, kept = _exact(topr_gram, stack, whole, wanted, energy)
+        if float(values[min(kept, len(values)) - 1]) >= GRAM_TAIL * float(values[0]):
+            return found
+    return _exact(topr_qr, stack, whole, wanted, energy)[0]
+
+
+GRAM_TAIL = 1e-4
+"""Least singular value, as a share of the largest, that Grams have the digits for; else QR."""
+
+
+def _exact(
+    topr: Callable[[Factors, int], tuple[Factors, Tensor]],
+    stack: Stack,
+    whole: Factors,
+    wanted: int,
+    energy: float | None,
+) -> tuple[Factors, Tensor, int]:
+    """Factors, all singular values, and how many were kept."""
+    most = wanted if energy is None else min(whole[0].shape[1], *_sides(stack))
+    (b, a), values = topr(whole, most)
+    kept = most if energy is None else rank_for_energy(values, energy)
+    return (b[:, :kept].contiguous(), a[:kept].contiguous()), values, kept
 
 
 def rank_for_energy(values: Tensor, energy: float) -> int:

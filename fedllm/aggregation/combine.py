@@ -8,52 +8,40 @@ any order of the inputs, and adapters in memory or on disk.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedllm.adapters.agreement import check_start
-from fedllm.adapters.lowrank import pairwise_inner_products
-from fedllm.adapters.meaning import changes_base, check_remainder, remainder_config
+from fedllm.adapters.lowrank import Factors, balanced
+from fedllm.adapters.meaning import check_remainder, remainder_config
 from fedllm.adapters.memory import Memory
 from fedllm.adapters.peft_config import with_ranks
-from fedllm.adapters.state import (
-    Adapter,
-    AdapterState,
-    LoRAFactors,
-)
+from fedllm.adapters.state import Adapter, AdapterState, LoRAFactors, peak
 from fedllm.aggregation.auxiliary import average_aux
 from fedllm.aggregation.fit import Source, check_inputs, named, normalised, opened
+from fedllm.aggregation.measure import Measured, measure
 from fedllm.aggregation.report import (
     AggregationReport,
-    Measured,
+    ModuleReport,
     add_up,
-    measure,
     norm_outliers,
     summarise,
 )
 from fedllm.aggregation.rules import Chosen, Rule, find_rule
+from fedllm.aggregation.selection import Selection, selected
 from fedllm.aggregation.stack import SENT, Stack, read_stack
-from fedllm.errors import AdapterError, ConfigError
-
-PARALLEL_ABOVE = 2**24
-"""Inputs of fewer bytes in all are combined on one thread: starting threads costs more."""
-
-WORKING_BYTES = 2**29
-"""Most bytes of clients' factors held at a time, over all threads (at least one module)."""
+from fedllm.aggregation.threads import each_module, one_blas_thread
+from fedllm.errors import AdapterError
 
 DORA_NOTE = (
     "use_dora: residuals are of B A, which DoRA normalises together with the base weights; the "
     "magnitudes are averaged"
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +112,15 @@ def combine_adapters(
     check_base: bool = True,
     keep_remainder: bool = True,
     memory: Memory | None = None,
+    dtype: torch.dtype | None = None,
+    remainder_dtype: torch.dtype | None = None,
     **settings: Any,
 ) -> Outcome:
     """``aggregate`` with the remainder; with ``keep_remainder`` it counts as kept in the report.
 
-    ``memory`` is what a rule that remembers returned the last time.
+    ``memory`` is what a rule that remembers returned the last time. The result is in ``dtype``, by
+    default in those of the first client's factors, and so is the remainder unless it has a dtype of
+    its own.
     """
     chosen = find_rule(rule, settings)
     sources, weights = named(sources, weights)
@@ -140,24 +132,14 @@ def combine_adapters(
         name, first = next(iter(adapters.items()))
         check_remainder(first.config, name, merged=False)
     with one_blas_thread():
-        notes = [DORA_NOTE] if next(iter(adapters.values())).config.get("use_dora") else []
-        from_mean = None
+        chosen_by = None
         if chosen.select is not None:
-            before = adapters
-            adapters, shares, from_mean = _selected(chosen.select, adapters, shares, start)
-            notes += [f"{chosen.name} left out {name}" for name in before if name not in shares]
-            notes.append(
-                f"residuals are from what {chosen.name} chose, which lies {from_mean:.4f} of the "
-                "weighted mean of all updates away from it"
-            )
-        combine = _one_module(chosen, adapters, shares, start, keep_remainder, memory or {})
-        pieces = _each(
-            lambda module: combine(module, measured, floor),
-            next(iter(adapters.values())).modules,
-            _threads(adapters),
-        )
-        aux = average_aux(adapters, shares)
-    return _assembled(adapters, shares, pieces, aux, chosen, notes, from_mean)
+            chosen_by = selected(chosen.select, adapters, shares, start)
+        dtypes = dtype, remainder_dtype or dtype
+        job = _Job(chosen, adapters, shares, start, chosen_by, keep_remainder, memory or {}, dtypes)
+        pieces = each_module(partial(job.combine, measured=measured, floor=floor), adapters)
+        aux = average_aux(job.taking_part(), job.coefficients(), dtype)
+    return _assembled(job, pieces, aux)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,30 +151,51 @@ class _Piece:
     memory: Memory
 
 
-def _one_module(
-    chosen: Rule,
-    adapters: Mapping[str, Adapter],
-    shares: Mapping[str, float],
-    sent: Adapter | None,
-    keep_remainder: bool,
-    memory: Memory,
-) -> Callable[[str, bool, bool], _Piece]:
-    def combine(module: str, measured: bool, floor: bool) -> _Piece:
-        stack = read_stack(adapters, shares, module, sent)
-        before = [_of_module(memory, module)] if "remembers" in chosen.traits else []
-        result = chosen.combine(stack, *before)
-        if not keep_remainder:
-            result = replace(result, remainder=None)
-        remainder = result.remainder
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is combined how, for every module alike."""
+
+    rule: Rule
+    adapters: Mapping[str, Adapter]
+    shares: Mapping[str, float]
+    sent: Adapter | None
+    selection: Selection | None
+    keep_remainder: bool
+    memory: Memory
+    dtypes: tuple[torch.dtype | None, torch.dtype | None]
+
+    def coefficients(self) -> Mapping[str, float]:
+        """Of those that take part, by name."""
+        return self.shares if self.selection is None else self.selection.coefficients
+
+    def taking_part(self) -> dict[str, Adapter]:
+        """Their adapters; the first is the one whose configuration the result has."""
+        known = self.adapters if self.sent is None else {**self.adapters, SENT: self.sent}
+        return {name: known[name] for name in self.coefficients()}
+
+    def combine(self, module: str, *, measured: bool, floor: bool) -> _Piece:
+        """One module."""
+        everybody = read_stack(self.adapters, self.shares, module, self.sent)
+        stack = everybody
+        if self.selection is not None:
+            stack = everybody.of(self.selection.coefficients)
+        before = [_of_module(self.memory, module)] if "remembers" in self.rule.traits else []
+        try:
+            result = self.rule.combine(stack, *before)
+            if not self.keep_remainder:
+                result = replace(result, remainder=None)
+            lost = measure(everybody, result, floor=floor) if measured else None
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            # Products of these numbers leave the range of float64.
+            raise _unfit(stack, "A", str(error).partition("\n")[0]) from None
+        remainder, movable = result.remainder, "gauge_stable" not in self.rule.traits
         return _Piece(
             module,
-            _stored(stack, result.B, result.A),
-            None if remainder is None else _stored(stack, *remainder),
-            measure(stack, result, floor=floor) if measured else None,
+            _stored(stack, (result.B, result.A), self.dtypes[0], movable=movable),
+            None if remainder is None else _stored(stack, remainder, self.dtypes[1], movable=True),
+            lost,
             result.memory,
         )
-
-    return combine
 
 
 def _of_module(memory: Memory, module: str) -> Memory:
@@ -201,52 +204,57 @@ def _of_module(memory: Memory, module: str) -> Memory:
     return {name.removeprefix(prefix): t for name, t in memory.items() if name.startswith(prefix)}
 
 
-def _stored(stack: Stack, b: Tensor, a: Tensor) -> LoRAFactors:
-    """Factors in the dtype, form and scaling of the adapters.
+def _stored(
+    stack: Stack, factors: Factors, dtype: torch.dtype | None, *, movable: bool
+) -> LoRAFactors:
+    """Factors in the dtype, form and scaling of the result.
+
+    Args:
+        stack: Of those that take part.
+        factors: ``B (d_out, r)`` and ``A (r, d_in)``.
+        dtype: What to store them in; default what the adapters do.
+        movable: Whether columns of ``B`` and rows of ``A`` may be balanced where the dtype does not
+            hold them as they are: nobody relies on the length of either.
 
     Raises:
         AdapterError: Finite factors combined to numbers that are none, or that the dtype does not
             hold; names the client with the largest.
     """
-    factors = replace(
-        stack.factors[0],
-        A=a.to(stack.stored[0]).contiguous(),
-        B=b.to(stack.stored[1]).contiguous(),
-        scaling=stack.scaling,
+    in_a, in_b = (dtype or own for own in stack.stored)
+    for again in (False, True) if movable else (False,):
+        b, a = balanced(factors) if again else factors
+        a, b = a.to(in_a).contiguous(), b.to(in_b).contiguous()
+        finite = math.isfinite(peak(a)), math.isfinite(peak(b))
+        if all(finite):
+            return replace(stack.factors[0], A=a, B=b, scaling=stack.scaling)
+    name, held = ("B", in_b) if finite[0] else ("A", in_a)
+    text = str(held).removeprefix("torch.")
+    raise _unfit(stack, name, f"the combined lora_{name} does not fit {text}")
+
+
+def _unfit(stack: Stack, factor: str, what: str) -> AdapterError:
+    client, largest = stack.largest(factor)
+    return AdapterError(
+        f"module {stack.module}: {what}; the largest number in it comes from {client} "
+        f"({largest:.3g} in the scaling of the result): leave that client out, or give adapters in "
+        "float32 with equal lora_alpha"
     )
-    for name, tensor in (("A", factors.A), ("B", factors.B)):
-        if not bool(torch.isfinite(tensor).all()):
-            client, peak = stack.largest(name)
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            raise AdapterError(
-                f"module {stack.module}: the combined lora_{name} does not fit {dtype}; the "
-                f"largest number in it comes from {client} ({peak:.3g} in the scaling of the "
-                "result): leave that client out, or give adapters in float32 with equal lora_alpha"
-            )
-    return factors
 
 
-def _assembled(
-    adapters: Mapping[str, Adapter],
-    shares: Mapping[str, float],
-    pieces: list[_Piece],
-    aux: dict[str, Tensor],
-    chosen: Rule,
-    notes: list[str],
-    from_mean: float | None,
-) -> Outcome:
-    reference, clients = next(iter(adapters.values())), tuple(adapters)
+def _assembled(job: _Job, pieces: list[_Piece], aux: dict[str, Tensor]) -> Outcome:
+    reference, clients = next(iter(job.taking_part().values())), tuple(job.adapters)
     rest = {p.module: p.remainder for p in pieces if p.remainder is not None}
     measures = [p.measured for p in pieces if p.measured is not None]
     total = summarise(add_up(measures), clients) if measures else None
+    from_mean = _from_mean(job.selection, total)
     report = AggregationReport(
-        rule=chosen.name,
-        settings=dict(chosen.settings),
-        weights=dict(shares),
+        rule=job.rule.name,
+        settings=dict(job.rule.settings),
+        weights=dict(job.coefficients()),
         total=total,
         modules=[summarise(m, clients) for m in measures],
         averaged=sorted(aux),
-        notes=notes,
+        notes=_notes(job, from_mean),
         outliers=norm_outliers(total) if total else [],
         from_mean=from_mean,
     )
@@ -259,95 +267,31 @@ def _assembled(
     return Outcome(state, report, left, memory)
 
 
+def _from_mean(selection: Selection | None, total: ModuleReport | None) -> float | None:
+    """How far what was chosen lies from the weighted mean of all, as a share of its norm."""
+    if selection is None or total is None:
+        return None
+    return selection.moved / total.target_norm if total.target_norm > 0 else 0.0
+
+
+def _notes(job: _Job, from_mean: float | None) -> list[str]:
+    reference = next(iter(job.adapters.values()))
+    notes = [DORA_NOTE] if reference.config.get("use_dora") else []
+    notes += [
+        f"{job.rule.name} left out {name}"
+        for name in job.adapters
+        if name not in job.coefficients()
+    ]
+    if from_mean is not None:
+        notes.append(
+            f"what {job.rule.name} chose lies {from_mean:.4f} of the weighted mean of all updates "
+            "away from it; residuals are from that mean"
+        )
+    return notes
+
+
 def _adapter(
     lora: dict[str, LoRAFactors], aux: dict[str, Tensor], config: Mapping[str, Any]
 ) -> AdapterState:
     shapes = {module: (factors.rank, factors.scaling) for module, factors in lora.items()}
     return AdapterState(lora, aux, with_ranks(config, shapes))
-
-
-def pairwise_products(adapters: Mapping[str, Adapter], sent: Adapter | None = None) -> Tensor:
-    """``<DW_j, DW_k>`` between whole adapters, (K, K) float64, clients in name order.
-
-    With ``sent``, between the steps from it, ``DW_k - DW_sent``.
-    """
-    ordered = {name: adapters[name] for name in sorted(adapters)}
-    equal = dict.fromkeys(ordered, 1.0)
-
-    def one(module: str) -> Tensor:
-        stack = read_stack(ordered, equal, module, sent)
-        start = [] if sent is None else [stack.start()]
-        products = pairwise_inner_products([*stack, *start]) * stack.scaling**2
-        if sent is not None:  # <x_j - s, x_k - s>
-            products = products - products[-1:] - products[:, -1:] + products[-1, -1]
-        return products[: len(stack), : len(stack)]
-
-    modules = next(iter(ordered.values())).modules
-    return torch.stack(_each(one, modules, _threads(ordered))).sum(0)
-
-
-def _selected(
-    select: Callable[[Tensor, Tensor], Tensor],
-    adapters: Mapping[str, Adapter],
-    shares: Mapping[str, float],
-    sent: Adapter | None,
-) -> tuple[dict[str, Adapter], dict[str, float], float]:
-    """Adapters and the rule's own coefficients, clients left out removed; and their distance.
-
-    The distance is that of the chosen sum from the weighted mean of all, as a share of its norm.
-
-    With ``sent``, what is selected and shortened are the steps from it: ``sent + sum c_k (x_k -
-    sent)``, so it takes part with ``1 - sum c_k``.
-    """
-    before = torch.tensor([shares[name] for name in adapters], dtype=torch.float64)
-    products = pairwise_products(adapters, sent)
-    after = select(products, before)
-    moved, square = after - before, float(before @ products @ before)
-    from_mean = math.sqrt(max(float(moved @ products @ moved), 0.0) / square) if square > 0 else 0.0
-    kept = {name: w for name, w in zip(adapters, after.tolist(), strict=True) if w > 0}
-    taking_part = {name: adapters[name] for name in kept}
-    rest = 1.0 - math.fsum(kept.values())
-    if sent is not None and rest > 1e-12:
-        taking_part[SENT], kept[SENT] = sent, rest
-    if sent is None and rest > 1e-12 and changes_base(next(iter(adapters.values())).config):
-        raise ConfigError(
-            "the rule shortens updates, and init_lora_weights put a part of the base weights into "
-            "them; give the adapter the clients started from as sent (--sent)"
-        )
-    if not kept:
-        raise ConfigError(
-            "half of the updates are zero, so their median norm bounds all others to nothing; "
-            "leave the zero updates out or give a bound"
-        )
-    names = sorted(kept)
-    return {n: taking_part[n] for n in names}, {n: kept[n] for n in names}, from_mean
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Keeps matrix products on one thread, so their rounding does not depend on the machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _threads(adapters: Mapping[str, Adapter]) -> int:
-    """How many modules to work on at a time: as many as cores and memory allow."""
-    size = sum(adapter.nbytes for adapter in adapters.values())
-    if size < PARALLEL_ABOVE:
-        return 1
-    first = next(iter(adapters.values()))
-    largest = max(first.module_nbytes(module) for module in first.modules) * len(adapters)
-    return max(1, min(len(os.sched_getaffinity(0)), WORKING_BYTES // largest))
-
-
-def _each(work: Callable[[str], T], modules: tuple[str, ...], threads: int) -> list[T]:
-    """``work`` of every module, in their order."""
-    if threads == 1:
-        return [work(module) for module in modules]
-    # The setting of ``one_blas_thread`` does not reach new threads: each makes it for itself.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, modules))

@@ -25,7 +25,7 @@ TOLERANCE = 1e-2
 def fed_sb(stack: Stack) -> Combined:
     """Averages the cores; what was sent gives ``B_0`` (full column rank) and ``A_0``."""
     b_0, a_0 = stack.start()
-    left, right = _inverse(b_0), _inverse(a_0)  # (r, d_out), (d_in, r)
+    left, right = _inverse(b_0), _inverse(a_0.T).T  # (r, d_out), (d_in, r)
     core = torch.zeros(b_0.shape[1], a_0.shape[0], dtype=stack.dtype)
     for k, (b, a) in enumerate(stack):
         mine = (left @ b) @ (a @ right)  # R_k (r, r)
@@ -52,6 +52,10 @@ def fed_sb_phases() -> list[Phase]:
     return [(term, finish)]
 
 
-def _inverse(factor: Tensor) -> Tensor:
-    inverse: Tensor = torch.linalg.pinv(factor.double())
-    return inverse.to(factor.dtype)
+def _inverse(columns: Tensor) -> Tensor:
+    """Pseudo-inverse of a tall matrix, whatever the lengths of its columns."""
+    tall = columns.double()
+    size = tall.norm(dim=0)
+    scale = torch.where(size > 0, 1.0 / size, 0.0)
+    inverse: Tensor = torch.linalg.pinv(tall * scale) * scale[:, None]
+    return inverse.to(columns.dtype)

@@ -35,8 +35,10 @@ def normalised(weights: Mapping[str, float], sources: Mapping[str, Any]) -> dict
             raise ConfigError(
                 f"client {name} has weight {weight}, expected a positive number; leave it out"
             )
-    total = math.fsum(weights.values())
-    return {name: weights[name] / total for name in sorted(weights)}
+    unit = math.frexp(max(weights.values()))[1]  # the sum itself may be above all floats
+    parts = {name: math.ldexp(weights[name], -unit) for name in sorted(weights)}
+    total = math.fsum(parts.values())
+    return {name: part / total for name, part in parts.items()}
 
 
 def named(

@@ -24,7 +24,7 @@ from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
 
 RIDGE = 1e-6
-"""Pull towards the coefficients before, relative to the mean diagonal of the normal matrix."""
+"""Pull towards the coefficients before, of each relative to what its own factor adds."""
 
 
 def flora_na(stack: Stack, *, iterations: int = 20) -> Combined:
@@ -35,8 +35,8 @@ def flora_na(stack: Stack, *, iterations: int = 20) -> Combined:
         iterations: Times both sets of coefficients are solved for; 0 is FedIT.
     """
     p = torch.tensor(stack.weights, dtype=torch.float64)
-    a_gram = _blocks([stack.A(k) for k in range(len(stack))])  # A_j A_k^T, (K, K, r, r)
-    b_gram = _blocks([stack.B(k).T for k in range(len(stack))])  # B_j^T B_k
+    grams = stack.grams()
+    a_gram, b_gram = _blocks(grams.a, len(stack)), _blocks(grams.b, len(stack))  # A_j A_k^T, ..
     a, b = p, p
     for _ in range(iterations):
         b = _coefficients(b, b_gram, a_gram, a, p)
@@ -44,11 +44,10 @@ def flora_na(stack: Stack, *, iterations: int = 20) -> Combined:
     return Combined(_sum(stack.B, b), _sum(stack.A, a))
 
 
-def _blocks(rows: list[Tensor]) -> Tensor:
-    """Gram blocks ``X_j X_k^T`` of matrices ``X_k (r, d)``, shape (K, K, r, r), float64."""
-    count, rank = len(rows), rows[0].shape[0]
-    stacked = torch.cat(rows).double()  # (K r, d)
-    return (stacked @ stacked.T).view(count, rank, count, rank).transpose(1, 2).contiguous()
+def _blocks(gram: Tensor, count: int) -> Tensor:
+    """Blocks ``X_j X_k^T`` of a Gram, (K, K, r, r)."""
+    rank = len(gram) // count
+    return gram.view(count, rank, count, rank).transpose(1, 2).contiguous()
 
 
 def _coefficients(x: Tensor, own: Tensor, other: Tensor, fixed: Tensor, p: Tensor) -> Tensor:
@@ -68,11 +67,10 @@ def _coefficients(x: Tensor, own: Tensor, other: Tensor, fixed: Tensor, p: Tenso
     gram = torch.einsum("lrs,l->rs", towards, fixed)  # Y Y^T
     normal = torch.einsum("jkrs,rs->jk", own, gram)
     wanted = torch.einsum("jlrs,lsr,l->j", own, towards, p)
-    pull = RIDGE * normal.diagonal().mean()
-    if not float(pull) > 0:  # a factor that is zero: every coefficient is as good
-        return x
-    lifted = normal + pull * torch.eye(len(p), dtype=torch.float64)
-    step: Tensor = torch.linalg.solve(lifted, wanted - normal @ x)
+    size = normal.diagonal().clamp_min(0.0).sqrt()
+    scale = torch.where(size > 0, 1.0 / size, 0.0)  # of a factor that is zero, all are as good
+    lifted = normal * scale[:, None] * scale + RIDGE * torch.eye(len(p), dtype=torch.float64)
+    step: Tensor = scale * torch.linalg.solve(lifted, scale * (wanted - normal @ x))
     return x + step
 
 

@@ -25,9 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedllm.adapters.lowrank import concatenated, eigh, inner_products
+from fedllm.adapters.lowrank import concatenated, eigh
 from fedllm.aggregation.lora_fair_paper import column_cosine, descend, flat_cosine
-from fedllm.aggregation.lora_fair_ridge import alternate, ridge_phases
+from fedllm.aggregation.lora_fair_ridge import alternate, ridge_phases, solve_ridge
 from fedllm.aggregation.phases import Phase
 from fedllm.aggregation.rules import Combined
 from fedllm.aggregation.stack import Stack
@@ -75,16 +75,6 @@ def lora_fair(
     """
     sweeps, lam = _strength(solver, sweeps, lam)
     a_mean, b_mean = stack.mean_A(), stack.mean_B()
-    unit_a, unit_b = _unit(a_mean), _unit(b_mean)
-    if (unit_a or unit_b) and solver != "sgd-paper":  # squares would leave float32
-        corrected = lora_fair(
-            stack.in_units(unit_a, unit_b),
-            solver=solver,
-            sweeps=sweeps,
-            lam=lam if solver == "ridge" else math.ldexp(lam, 2 * unit_b),
-            rescale=rescale,
-        )
-        return Combined(_ldexp(corrected.B, unit_b), _ldexp(corrected.A, unit_a))
     gram = (a_mean @ a_mean.T).double()  # (r, r)
     if not bool(gram.any()) or not bool(b_mean.any()):
         return Combined(b_mean, a_mean)  # nothing to correct, or (cosine) undefined
@@ -143,20 +133,6 @@ def _strength(solver: Solver, sweeps: int | None, lam: float | None) -> tuple[in
     return sweeps, lam if lam is not None else 0.01 if sweeps == 1 else 0.6
 
 
-ORDINARY = 40
-"""Powers of two around 1 within which the largest number of a mean factor needs no other unit."""
-
-
-def _unit(mean: Tensor) -> int:
-    """A power of two that makes ``mean`` of ordinary size; 0 when it is."""
-    exponent = math.frexp(float(mean.abs().max()))[1]
-    return exponent if abs(exponent) > ORDINARY else 0
-
-
-def _ldexp(tensor: Tensor, exponent: int) -> Tensor:
-    return torch.ldexp(tensor, torch.tensor(exponent))
-
-
 def _sweep(stack: Stack, a_mean: Tensor, b_mean: Tensor, probes: int) -> tuple[Tensor, Tensor]:
     """``N = sum p_k (B_k - B)((A_k - A) A^T)``, and ``DW`` times Gaussian vectors, in one pass.
 
@@ -189,7 +165,7 @@ PROBES = 8
 def _norm(stack: Stack) -> float:
     """``||DW||_F``."""
     weights = torch.tensor(stack.weights, dtype=torch.float64)
-    products = inner_products(list(stack), stack.dtype)
+    products, _ = stack.grams().products()
     return math.sqrt(max(float(weights @ products @ weights), 0.0))
 
 
@@ -212,22 +188,33 @@ def cosine_minimiser(
     Returns:
         ``B (d_out, r)``: ``B_mean`` and ``M``, each times an ``r x r`` matrix.
     """
+    if lam == 0.0:
+        return _best_cosine(target, b_mean, gram)
+    # In units in which DW, the mean of B and that of A have ordinary norms.
+    long_b, long_a = float(b_mean.norm()), math.sqrt(float(gram.trace()) / len(gram))
+    gram, lam = gram / long_a**2, lam * long_b**2
+    target = target / (target_norm * long_a)
+    b_mean = b_mean / long_b
     g, v = eigh(gram)
-    kept = g > 1e-8 * g[-1]
     mm, bb, mb = (
-        _columns_in(v, left, right)
+        _columns_in(v, left, right).numpy()
         for left, right in ((target, target), (b_mean, b_mean), (target, b_mean))
     )
-    if lam == 0.0:
-        inverse = torch.where(kept, 1 / torch.where(kept, g, 1.0), 0.0)
-        scale = float((mb * inverse).sum() / (mm * inverse**2).sum())
-        of_mean, of_target = torch.where(kept, 0.0, 1.0), scale * inverse
-    else:
-        s, c = _Sums(g.numpy(), mm.numpy(), bb.numpy(), mb.numpy(), target_norm, lam).solve()
-        d = 2 * lam + c / (target_norm * s**3) * g
-        of_mean, of_target = 2 * lam / d, 1 / (target_norm * s) / d
-    left, right = ((v * values) @ v.T for values in (of_mean, of_target))
-    return b_mean @ left.to(b_mean.dtype) + target @ right.to(target.dtype)
+    s, c = _Sums(g.numpy(), mm, bb, mb, lam).solve()
+    d = 2 * lam + c / s**3 * g
+    left, right = ((v * values) @ v.T for values in (2 * lam / d, 1 / s / d))
+    return (b_mean @ left.to(b_mean.dtype) + target @ right.to(target.dtype)) * long_b
+
+
+def _best_cosine(target: Tensor, b_mean: Tensor, gram: Tensor) -> Tensor:
+    """``P = M G^+``, the projection of the target, at the length that is nearest to ``b_mean``.
+
+    What ``b_mean`` has in directions without ``A`` stays: it changes no update.
+    """
+    best = solve_ridge(target, gram, 0.0)
+    mean = solve_ridge(b_mean @ gram.to(b_mean.dtype), gram, 0.0)
+    scale = float((best * b_mean).sum(dtype=torch.float64) / best.double().square().sum())
+    return b_mean - mean + best * scale
 
 
 def _best_length(target: Tensor, b: Tensor, gram: Tensor) -> float:
@@ -256,15 +243,15 @@ class _Sums:
     ``c = <M, B>`` have the wanted root alone.
     """
 
-    def __init__(self, g: Array, mm: Array, bb: Array, mb: Array, t: float, lam: float) -> None:
-        self.g, self.mm, self.bb, self.mb, self.t, self.lam = g, mm, bb, mb, t, lam
+    def __init__(self, g: Array, mm: Array, bb: Array, mb: Array, lam: float) -> None:
+        self.g, self.mm, self.bb, self.mb, self.lam = g, mm, bb, mb, lam
         self.s0, self.c0 = math.sqrt(float((g * bb).sum())), float(mb.sum())
-        pull = abs(self.c0) / (t * self.s0**3) * float(g.mean())
+        pull = abs(self.c0) / self.s0**3 * float(g.mean())
         self.balance = 1 + 2 * lam / max(pull, 1e-300)
 
     def solve(self) -> tuple[float, float]:
         """``(s, c)`` of the minimum: fixed-point steps into Newton's reach, then Newton's."""
-        x = np.array([math.log(self.s0), max(self.c0 / self.s0, 1e-3 * self.t)])
+        x = np.array([math.log(self.s0), max(self.c0 / self.s0, 1e-3)])
         for _ in range(100):
             for _ in range(4):
                 x = self._towards(x)
@@ -280,7 +267,7 @@ class _Sums:
         if not abs(x[0]) < 100:
             return None
         s = math.exp(float(x[0]))
-        v = 1 / (self.t * s)
+        v = 1 / s
         d = 2 * self.lam + float(x[1]) * v / s * self.g
         if not d.min() > 1e-100:
             return None
@@ -304,13 +291,13 @@ class _Sums:
         if columns is None:
             return None
         s, q = math.exp(float(x[0])), float(x[1])
-        v = 1 / (self.t * s)
+        v = 1 / s
         pull = q * v / s * self.g
         # <B, B - B_mean> summed from B - B_mean itself: no cancellation when both are close.
         step = 2 * self.lam * (v * self.mb - pull * self.bb) + v**2 * self.mm - pull * v * self.mb
         along = float((step / (2 * self.lam + pull) ** 2).sum())
         c = float(columns[2].sum())
-        return np.array([along / float(columns[0].sum()) * self.balance, (c / s - q) / self.t])
+        return np.array([along / float(columns[0].sum()) * self.balance, c / s - q])
 
     def _newton(self, x: Array) -> Array | None:
         """The root, or None when ten steps do not reach it."""

@@ -30,11 +30,12 @@ from fedllm.adapters.manifest import (
 from fedllm.adapters.meaning import check_remainder
 from fedllm.adapters.peft_config import with_ranks
 from fedllm.adapters.state import AdapterState, write_adapter
-from fedllm.aggregation.combine import Outcome, combine_adapters, one_blas_thread
+from fedllm.aggregation.combine import Outcome, combine_adapters
 from fedllm.aggregation.fit import opened, screened
 from fedllm.aggregation.report import AggregationReport
 from fedllm.aggregation.rules import find_rule
 from fedllm.aggregation.stack import SENT
+from fedllm.aggregation.threads import one_blas_thread
 from fedllm.atomic import atomic_directory
 from fedllm.catalogue import POINTS
 from fedllm.errors import AdapterError, ConfigError
@@ -224,21 +225,23 @@ def _run(job: Job, sources: Mapping[str, Path], sent: Path | None, *, measured: 
         floor=measured,
         check_base=job.check_base,
         keep_remainder=job.residual != "drop",
+        dtype=DTYPES.get(job.dtype),
+        remainder_dtype=torch.float32 if job.residual == "merge" else None,
         **job.settings,
     )
 
 
 def _write_outputs(outcome: Outcome, job: Job, directory: Path, base: Path | None) -> None:
-    write_adapter(_cast(outcome.state, job.dtype), directory)
+    write_adapter(outcome.state, directory)
     if base is not None:
         with one_blas_thread():
             fold(base, outcome.remainder or AdapterState({}), directory / BASE)
     elif outcome.remainder is not None:
         (directory / "residual").mkdir()
-        write_adapter(_cast(outcome.remainder, job.dtype), directory / "residual")
+        write_adapter(outcome.remainder, directory / "residual")
     for rank in job.ranks_out:
         (directory / f"rank-{rank}").mkdir()
-        write_adapter(_cast(cut(outcome.state, rank), job.dtype), directory / f"rank-{rank}")
+        write_adapter(cut(outcome.state, rank), directory / f"rank-{rank}")
 
 
 def cut(state: AdapterState, rank: int) -> AdapterState:
@@ -249,15 +252,6 @@ def cut(state: AdapterState, rank: int) -> AdapterState:
     }
     shapes = {module: (factors.rank, factors.scaling) for module, factors in lora.items()}
     return AdapterState(lora, state.aux, with_ranks(state.config, shapes))
-
-
-def _cast(state: AdapterState, dtype: str) -> AdapterState:
-    if dtype == "keep":
-        return state
-    to = DTYPES[dtype]
-    lora = {m: replace(f, A=f.A.to(to), B=f.B.to(to)) for m, f in state.lora.items()}
-    aux = {n: t.to(to) if t.is_floating_point() else t for n, t in state.aux.items()}
-    return AdapterState(lora, aux, state.config)
 
 
 def _input_path(directory: Path, record: InputRecord) -> Path:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedllm.adapters.lowrank import Factors
@@ -35,6 +36,13 @@ class Combined:
     A: Tensor
     remainder: Factors | None = None
     memory: Memory = field(default_factory=dict)
+
+    def whole(self) -> Factors:
+        """Factors and remainder side by side."""
+        if self.remainder is None:
+            return self.B, self.A
+        b, a = self.remainder
+        return torch.cat([self.B, b], 1), torch.cat([self.A, a], 0)
 
 
 Function = Callable[..., Combined]

@@ -139,7 +139,7 @@ def fold(
     """Add an adapter, or the remainder of an aggregate, to a copy of its base model."""
     from fedllm.adapters.fold import fold as fold_into
     from fedllm.adapters.state import open_adapter
-    from fedllm.aggregation.combine import one_blas_thread
+    from fedllm.aggregation.threads import one_blas_thread
     from fedllm.training.folder import model_folder
 
     with one_blas_thread():

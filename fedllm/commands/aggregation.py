@@ -278,9 +278,10 @@ def _usable(sources: dict[str, Path], rule: str, any_base: bool) -> dict[str, Pa
 def _products(sources: dict[str, Path], sent: Path | None) -> Tensor:
     """``<DW_j, DW_k>`` of adapters on disk, or of their steps from what was sent."""
     from fedllm.adapters.agreement import check_fit
-    from fedllm.aggregation.combine import one_blas_thread, pairwise_products
     from fedllm.aggregation.fit import opened
+    from fedllm.aggregation.selection import pairwise_products
     from fedllm.aggregation.stack import SENT
+    from fedllm.aggregation.threads import one_blas_thread
 
     adapters = {name: opened(name, path) for name, path in sources.items()}
     start = None if sent is None else opened(SENT, sent)
@@ -310,7 +311,7 @@ def _print_report(record: AggregationReport) -> None:
     print_table(
         ["client", "coefficient", "norm", "distance", "cosine"],
         [
-            [name, f"{record.weights[name]:.4f}", f"{c.norm:.4g}", f"{c.distance:.4g}"]
+            [name, f"{record.weights.get(name, 0.0):.4f}", f"{c.norm:.4g}", f"{c.distance:.4g}"]
             + [f"{c.cosine:.4f}" + ("  outlier" if name in record.outliers else "")]
             for name, c in total.clients.items()
         ],

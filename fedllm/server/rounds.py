@@ -14,9 +14,11 @@ import torch
 
 from fedllm.adapters.memory import Memory
 from fedllm.adapters.state import AdapterState, check_finite
-from fedllm.aggregation.combine import combine_adapters, one_blas_thread, pairwise_products
+from fedllm.aggregation.combine import combine_adapters
 from fedllm.aggregation.report import AggregationReport
 from fedllm.aggregation.rules import find_rule
+from fedllm.aggregation.selection import pairwise_products
+from fedllm.aggregation.threads import one_blas_thread
 from fedllm.aggregation.weights.cohort import Cohort
 from fedllm.catalogue import Choice
 from fedllm.config import RunConfig

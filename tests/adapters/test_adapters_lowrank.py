@@ -5,17 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedllm.adapters.grams import inner_products, singular_values, topr_gram
 from fedllm.adapters.lowrank import (
+    WeightedSum,
     concatenated,
     covariance_carrier,
     distance,
     fix_signs,
     helmert,
     inner,
-    inner_products,
     norm,
-    singular_values,
-    topr_gram,
     topr_qr,
     topr_randomised,
     weighted_sum,
@@ -95,7 +94,7 @@ def test_all_top_r_methods_reach_the_optimal_error(ranks, rank, seed):
     for exact, ((b, a), values) in (
         (True, topr_qr(one, rank)),
         (True, topr_gram(one, rank)),
-        (False, topr_randomised(pairs, p, rank, generator)),
+        (False, topr_randomised(WeightedSum(pairs, p), rank, generator)),
     ):
         assert b.shape == (17, rank)
         assert a.shape == (rank, 13)
@@ -125,7 +124,7 @@ def test_randomised_error_on_a_flat_spectrum_is_within_one_percent():
     p = shares(40)
     dense = sum(w * b.double() @ a.double() for w, (b, a) in zip(p, pairs, strict=True))
     best = torch.linalg.svdvals(dense)[8:].norm()
-    (b, a), _ = topr_randomised(pairs, p, 8, torch.Generator().manual_seed(0))
+    (b, a), _ = topr_randomised(WeightedSum(pairs, p), 8, torch.Generator().manual_seed(0))
     assert float((dense - b.double() @ a.double()).norm()) <= 1.01 * float(best)
 
 
@@ -135,7 +134,8 @@ def test_randomised_error_is_within_one_percent_however_the_spectrum_falls(rank,
     (b, a), generator = stack([192], d_out=192, d_in=256)[0], torch.Generator().manual_seed(1)
     values = decay ** torch.arange(192, dtype=torch.float64)
     left, right = torch.linalg.qr(b).Q * values, torch.linalg.qr(a.T).Q.T
-    (found_b, found_a), _ = topr_randomised([(left.float(), right.float())], [1.0], rank, generator)
+    total = WeightedSum([(left.float(), right.float())], [1.0])
+    (found_b, found_a), _ = topr_randomised(total, rank, generator)
     error = (left @ right - found_b.double() @ found_a.double()).norm()
     rounding = 1e-6 * float(values.norm())
     assert float(error) <= 1.01 * float(values[rank:].norm()) + rounding

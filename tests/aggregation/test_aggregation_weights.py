@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fedllm.adapters.manifest import read_manifest
 from fedllm.adapters.state import AdapterState, save_adapter
 from fedllm.aggregation import aggregate
-from fedllm.aggregation.combine import pairwise_products
+from fedllm.aggregation.selection import pairwise_products
 from fedllm.aggregation.weights.disco import by_discrepancy
 from fedllm.commands import adapters as commands
 from fedllm.errors import ConfigError, FedLLMError

@@ -17,7 +17,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from fedllm.adapters.lowrank import inner_products
+from fedllm.adapters.grams import inner_products
 from fedllm.adapters.memory import Memory
 from fedllm.adapters.state import AdapterState
 
