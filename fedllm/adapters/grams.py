@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedllm.adapters.lowrank import NEAR, Factors, eigh, fix_signs, padded
 
-RUN = 2**21
+RUN = 2**20
 """Numbers multiplied at a time: upcast into the same memory again and again."""
 
 ROWS = 64
@@ -158,7 +158,7 @@ def _gram(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """``X X^T (R, R)`` float64 of the rows of all matrices ``(r_k, d)``, one below the other."""
     ranks, depth = [len(x) for x in rows], rows[0].shape[1]
     total = sum(ranks)
-    width = min(max(RUN // total, 256), depth)
+    width = min(max(RUN // total, 1024), depth)
     upright = rows[0].stride(0) == 1  # transposed: upcast in the order it lies in memory
     buffer = (
         torch.empty(width, total, dtype=dtype).T

@@ -23,7 +23,7 @@ from fedllm.adapters.lowrank import NARROWEST, NEAR, Factors, distance, inner
 from fedllm.aggregation.stack import Stack
 from fedllm.seeds import derive_seed, torch_rng
 
-PROBES = 32
+PROBES = 16
 """Columns of the Gaussian sketch."""
 
 POWER = 1
@@ -84,52 +84,67 @@ def measure_wide(stack: Stack, whole: Factors, rank: int | None) -> Squares:
         whole: The result with its remainder.
         rank: What rank the least residual is wanted for; None for none.
     """
-    seen = _look(stack, rank or NARROWEST, 0 if rank is None else POWER)
-    naive = (stack.mean_B(), stack.mean_A()) if len(set(stack.ranks)) == 1 else None
     own = inner(whole, whole)
+    seen, clients = _look(stack, whole, own, rank)
+    naive = (stack.mean_B(), stack.mean_A()) if len(set(stack.ranks)) == 1 else None
     return Squares(
         target=seen.square(),
         after=seen.square(whole),
         naive=None if naive is None else seen.square(naive),
         floor=None if rank is None else seen.floor(rank),
         result=own,
-        clients=torch.tensor(_clients(stack, whole, own), dtype=torch.float64),
+        clients=torch.tensor(clients, dtype=torch.float64),
     )
 
 
-def _look(stack: Stack, width: int, power: int) -> _Seen:
-    """Two passes over the clients, and two more per power."""
-    d_out, d_in = stack.factors[0].B.shape[0], stack.factors[0].A.shape[1]
-    width = min(max(width, NARROWEST), d_out, d_in)
+def _look(
+    stack: Stack, whole: Factors, own: float, rank: int | None
+) -> tuple[_Seen, list[list[float]]]:
+    """Passes over the clients: two, and two more for what a rank could reach.
+
+    The first multiplies ``DW`` and also sees every client against the result.
+    """
+    b_whole, a_whole = whole
+    d_out, d_in = b_whole.shape[0], a_whole.shape[1]
+    width = min(max(rank or 0, NARROWEST), d_out, d_in)
     generator = torch_rng(derive_seed(0, f"report:{stack.module}"))
     start = torch.randn(d_in, width + PROBES, generator=generator, dtype=stack.dtype)
     start[:, width:] /= math.sqrt(PROBES)
-    total = stack.total()
-    first = total.times(start)
-    basis, image = total.krylov(first[:, :width], power)
-    return _Seen(basis, image, start[:, width:], first[:, width:])
+    right = torch.cat([start, a_whole.T], 1)
+    image = torch.zeros(d_out, width + PROBES, dtype=stack.dtype)  # DW start
+    total, rows = stack.total(), list[list[float]]()
+    for part, (b, a), weight in zip(stack.blocks().parts, total.pairs, total.weights, strict=True):
+        product = a @ right  # (R, width + PROBES + r)
+        image.addmm_(b, product[:, : width + PROBES] * weight)
+        across = b.T @ b_whole, product[:, width + PROBES :]
+        rows += _clients(stack, part, (b, a), across, whole, own)
+    basis, inside = total.krylov(image[:, :width], 0 if rank is None else POWER)
+    return _Seen(basis, inside, start[:, width:], image[:, width:]), rows
 
 
-def _clients(stack: Stack, whole: Factors, own: float) -> list[list[float]]:
+def _clients(
+    stack: Stack, part: slice, block: Factors, across: Factors, whole: Factors, own: float
+) -> list[list[float]]:
     """Per client ``||DW_k||^2``, ``<DW_k, result>`` and ``||DW_k - result||^2``.
 
-    Products of several clients with the result are taken together, in the blocks of the stack.
+    Args:
+        stack: All clients.
+        part: Which of them are in the block.
+        block: Their factors side by side.
+        across: ``B^T B_result`` and ``A A_result^T`` of the block, (R, r).
+        whole: The result.
+        own: Its squared norm.
     """
-    b_whole, a_whole = whole
+    sides = (torch.split(x, list(stack.ranks[part])) for x in (block[0].T, block[1], *across))
     rows = []
-    blocks = stack.blocks()
-    for part, (b, a) in zip(blocks.parts, blocks, strict=True):
-        ranks = stack.ranks[part]
-        sides = (b.T, a, b.T @ b_whole, a @ a_whole.T)  # the last two (R, r)
-        each = zip(stack.ratios[part], *(torch.split(x, list(ranks)) for x in sides), strict=True)
-        for ratio, b_k, a_k, cross_b, cross_a in each:
-            square, terms = _sum(b_k @ b_k.T, a_k @ a_k.T)
-            cross, _ = _sum(cross_b, cross_a)
-            apart = ratio**2 * square - 2 * ratio * cross + own
-            if not min(square, apart / ratio**2) > NEAR * terms:
-                pair = b_k.T * ratio, a_k
-                square, apart = inner(pair, pair) / ratio**2, distance(pair, whole) ** 2
-            rows.append([ratio**2 * square, ratio * cross, apart])
+    for ratio, b, a, cross_b, cross_a in zip(stack.ratios[part], *sides, strict=True):
+        square, terms = _sum(b @ b.T, a @ a.T)
+        cross, _ = _sum(cross_b, cross_a)
+        apart = ratio**2 * square - 2 * ratio * cross + own
+        if not min(square, apart / ratio**2) > NEAR * terms:
+            pair = b.T * ratio, a
+            square, apart = inner(pair, pair) / ratio**2, distance(pair, whole) ** 2
+        rows.append([ratio**2 * square, ratio * cross, apart])
     return rows
 
 

@@ -9,8 +9,9 @@ that leaves it room, whatever is multiplied with whatever, and in float64 otherw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import overload
 
 import torch
@@ -70,7 +71,7 @@ class Stack(Sequence[Factors]):
             return [self[i] for i in range(*k.indices(len(self)))]
         return self._upcast_B(self.factors[k]), self.factors[k].A.to(self.dtype)
 
-    @property
+    @cached_property
     def ranks(self) -> tuple[int, ...]:
         """Rank of each client."""
         return tuple(f.rank for f in self.factors)
@@ -83,7 +84,7 @@ class Stack(Sequence[Factors]):
         """``B_k (d_out, r_k)``, upcast, times ``s_k / s_out``."""
         return self._upcast_B(self.factors[k])
 
-    @property
+    @cached_property
     def ratios(self) -> tuple[float, ...]:
         """``s_k / s_out`` of each client."""
         return tuple(f.scaling / self.scaling for f in self.factors)
@@ -153,17 +154,25 @@ class Stack(Sequence[Factors]):
         return client, peaks[client]
 
     def mean_A(self) -> Tensor:
-        """``sum_k p_k A_k`` (r, d_in); equal ranks."""
-        total = self.A(0) * self.weights[0]
-        for k in range(1, len(self)):
-            total.add_(self.A(k), alpha=self.weights[k])
-        return total
+        """``sum_k p_k A_k`` (r, d_in); equal ranks. Made once: not to be changed in place."""
+        return self._mean_A
 
     def mean_B(self) -> Tensor:
-        """``sum_k p_k B_k`` (d_out, r); equal ranks."""
-        total = self.B(0) * self.weights[0]
+        """``sum_k p_k B_k`` (d_out, r); equal ranks. Made once: not to be changed in place."""
+        return self._mean_B
+
+    @cached_property
+    def _mean_A(self) -> Tensor:
+        return self._mean(self.A)
+
+    @cached_property
+    def _mean_B(self) -> Tensor:
+        return self._mean(self.B)
+
+    def _mean(self, factor: Callable[[int], Tensor]) -> Tensor:
+        total = factor(0) * self.weights[0]
         for k in range(1, len(self)):
-            total.add_(self.B(k), alpha=self.weights[k])
+            total.add_(factor(k), alpha=self.weights[k])
         return total
 
     def _upcast_B(self, factors: LoRAFactors) -> Tensor:
