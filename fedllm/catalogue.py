@@ -112,6 +112,17 @@ class Entry:
         return self.said or " ".join((self.settings.__doc__ or "").split())
 
 
+def entries_in(place: str) -> Callable[..., Entry]:
+    """``entry(settings, function, title, paper="", *traits)`` for the plug-ins below ``place``."""
+
+    def entry(
+        settings: type[Section], function: str, title: str, paper: str = "", *traits: str
+    ) -> Entry:
+        return Entry(settings, f"{place}{function}", title, paper, frozenset(traits))
+
+    return entry
+
+
 @dataclass(frozen=True)
 class Point(Mapping[str, Entry]):
     """The plug-ins of one point by name: fedllm's own, then those of other packages."""
@@ -174,6 +185,10 @@ class Point(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len({*self.own, *self.foreign})
+
+    def loaded(self) -> dict[str, Any]:
+        """Every plug-in by name, imported: fedllm's in the folder's order, other packages' last."""
+        return {name: self[name].load() for name in [*self.own, *self.foreign]}
 
     def add(self, name: str, entry: Entry) -> None:
         """Offers a script's own plug-in while this process lives; a package has an entry point.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedllm.catalogue import Entry
+from fedllm.catalogue import Entry, entries_in
 from fedllm.section import Section
 
 
@@ -46,11 +46,7 @@ class NovelSum(Section):
     """Items of the largest NovelSum diversity, dealt out in turn."""
 
 
-def _entry(
-    settings: type[Section], function: str, title: str, paper: str = "", *traits: str
-) -> Entry:
-    return Entry(settings, f"fedllm.retrieval.methods.{function}", title, paper, frozenset(traits))
-
+_entry = entries_in("fedllm.retrieval.methods.")
 
 _PAPER = "https://arxiv.org/abs/2409.20135"
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from fedllm.catalogue import POINTS
 from fedllm.eval.audit.findings import Probe
 
-PROBES: dict[str, Probe] = {
-    name: cast(Probe, POINTS["probe"][name].load())
-    for name in [*POINTS["probe"].own, *POINTS["probe"].foreign]
-}
+PROBES: dict[str, Probe] = POINTS["probe"].loaded()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from fedllm.catalogue import POINTS
 from fedllm.errors import ConfigError
@@ -13,10 +12,7 @@ from fedllm.eval.tasks import medical
 from fedllm.eval.tasks.custom import read_tasks
 from fedllm.eval.tasks.spec import Task
 
-TASKS: dict[str, Task] = {
-    name: cast(Task, POINTS["task"][name].load())
-    for name in [*POINTS["task"].own, *POINTS["task"].foreign]
-}
+TASKS: dict[str, Task] = POINTS["task"].loaded()
 NOT_IN_GROUPS = ("mmlu_medical_nine", "mawps")
 """Named only: one holds another's questions, the other's file is no test split."""
 DOMAINS = ("finance", "medical", "math", "code")

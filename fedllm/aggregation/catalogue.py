@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from fedllm.catalogue import Entry
+from fedllm.catalogue import entries_in
 from fedllm.section import Section
 
 Method = Literal["auto", "qr", "gram", "randomised"]
@@ -216,9 +216,7 @@ class FRLoRA(Section):
     """Fold the mean of the products in place of the product of the means."""
 
 
-def _entry(settings: type[Section], function: str, title: str, paper: str, *traits: str) -> Entry:
-    return Entry(settings, f"fedllm.aggregation.{function}", title, paper, frozenset(traits))
-
+_entry = entries_in("fedllm.aggregation.")
 
 _ARXIV = "https://arxiv.org/abs/"
 _TRUST = ("mixed_ranks", "nested", "selects")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fedllm.catalogue import Entry
+from fedllm.catalogue import entries_in
 from fedllm.section import Section
 
 
@@ -39,11 +39,7 @@ class Dirichlet(Section):
     """Embedding clusters that serve as labels."""
 
 
-def _entry(
-    settings: type[Section], function: str, title: str, paper: str = "", *traits: str
-) -> Entry:
-    return Entry(settings, f"fedllm.data.partition:{function}", title, paper, frozenset(traits))
-
+_entry = entries_in("fedllm.data.partition:")
 
 ENTRIES = {
     "domain": _entry(ByDomain, "by_domain", "by domain"),

@@ -6,7 +6,7 @@ with; it writes all of an example or raises ``RowError``.
 
 from __future__ import annotations
 
-from fedllm.catalogue import Entry
+from fedllm.catalogue import entries_in
 from fedllm.section import Section
 
 
@@ -26,13 +26,13 @@ class OwnChatTemplate(Section):
     """The model's own chat template, the only one that knows tools."""
 
 
-def _entry(settings: type[Section], function: str, title: str, *traits: str) -> Entry:
-    return Entry(settings, f"fedllm.training.templates:{function}", title, "", frozenset(traits))
-
+_entry = entries_in("fedllm.training.templates:")
 
 ENTRIES = {
     "alpaca": _entry(Alpaca, "alpaca", "Alpaca"),
     "alpaca-short": _entry(AlpacaShort, "alpaca_short", "Alpaca, short"),
     "chatml": _entry(ChatML, "chatml", "ChatML"),
-    "tokenizer": _entry(OwnChatTemplate, "chat_template", "the tokenizer's own", "asks_tokenizer"),
+    "tokenizer": _entry(
+        OwnChatTemplate, "chat_template", "the tokenizer's own", "", "asks_tokenizer"
+    ),
 }

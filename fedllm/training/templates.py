@@ -58,7 +58,7 @@ def example_check(template: str, tokenizer: Callable[[], Any]) -> Callable[[Exam
         template: The recipe's.
         tokenizer: Gives the model's tokenizer; called when the template is its own.
     """
-    asks = "asks_tokenizer" in POINTS["template"][template].traits
+    asks = writes_bos(template)
 
     def check(example: Example) -> None:
         _written(example, template, tokenizer() if asks else None)

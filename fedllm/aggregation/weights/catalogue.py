@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fedllm.catalogue import Entry
+from fedllm.catalogue import entries_in
 from fedllm.section import Section
 
 
@@ -43,13 +43,7 @@ class FedDisco(Section):
     """What every client is given."""
 
 
-def _entry(
-    settings: type[Section], function: str, title: str, paper: str = "", *traits: str
-) -> Entry:
-    return Entry(
-        settings, f"fedllm.aggregation.weights.{function}", title, paper, frozenset(traits)
-    )
-
+_entry = entries_in("fedllm.aggregation.weights.")
 
 ENTRIES = {
     "examples": _entry(
