@@ -14,7 +14,6 @@ from torch import Tensor
 from fedllm.adapters.state import refuse_non_finite
 from fedllm.adapters.tensorfile import read_header, read_tensor, write_tensors
 from fedllm.atomic import atomic_directory
-from fedllm.errors import AdapterError
 
 Memory = Mapping[str, Tensor]
 """Name to tensor; empty before the first round."""
@@ -55,21 +54,3 @@ def read_memories(folder: Path, who: str) -> dict[str, dict[str, Tensor]]:
         path.name.removesuffix(SUFFIX): read_memory(path, who)
         for path in sorted(folder.glob(f"*{SUFFIX}"))
     }
-
-
-def check_like(found: Memory, expected: Memory, what: str) -> None:
-    """Refuses tensors that have other names or shapes than ``expected``.
-
-    Raises:
-        AdapterError: Names the first that differs.
-    """
-    odd = sorted(set(found) ^ set(expected))
-    if odd:
-        side = "has" if odd[0] in found else "lacks"
-        raise AdapterError(f"{what} {side} tensor {odd[0]}; train the client's round again")
-    for name, like in expected.items():
-        if found[name].shape != like.shape:
-            raise AdapterError(
-                f"{what}: tensor {name} has shape {tuple(found[name].shape)}, expected "
-                f"{tuple(like.shape)}; train the client's round again"
-            )

@@ -19,7 +19,7 @@ from fedllm.errors import DataError
 from fedllm.eval.audit.assemble import groups_of_run, of_group, of_run, targets_of_run
 from fedllm.eval.audit.population import Population
 from fedllm.eval.audit.report import REPORT
-from fedllm.eval.audit.run import Request, check_probes, claim_of, run_audit
+from fedllm.eval.audit.run import Request, claim_of, run_audit
 from fedllm.eval.audit.settings import PROFILES
 from fedllm.eval.audit.subject import Subject
 from fedllm.eval.audit.untrusted import UntrustedError
@@ -36,11 +36,10 @@ def check_audit(audit: AuditConfig | None) -> Limits:
     """The limits, after checking all that needs no data; the default ones without a section.
 
     Raises:
-        ConfigError: A probe is unknown, or a limit is.
+        ConfigError: A limit is unknown or wrong.
     """
     if audit is None:
         return LIMITS
-    check_probes(audit.probes, "audit.probes")
     if isinstance(audit.gates, Mapping):
         return checked_limits(audit.gates, "audit.gates")
     return read_limits(audit.gates)
