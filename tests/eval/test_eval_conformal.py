@@ -143,8 +143,10 @@ def evaluated(root, name, sharpness, count=120):
 
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clients")
-    return [evaluated(root, "sure", 0.2), evaluated(root, "unsure", 2.0)]
+    """Two clients by names that are the same in every run: the split is drawn from them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("clients"))
+        yield [evaluated(Path(), "sure", 0.2), evaluated(Path(), "unsure", 2.0)]
 
 
 def test_sets_from_records_hold_what_they_promise_and_cost_choices(clients):
